@@ -1,0 +1,254 @@
+//! The shape of an adapter.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::RngExt;
+use realign_core::{Shape, Site};
+use realign_run::Seed;
+use serde::{Deserialize, Serialize};
+
+use crate::{Adapter, Error, Lora, Result};
+
+/// Rank, scale and place of low-rank adapters (LoRA, Hu et al. 2021).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Inner width `r` of the adapters.
+    pub rank: usize,
+    /// Numerator of the scale.
+    pub alpha: f64,
+    /// Scale by `alpha / sqrt(r)` instead of `alpha / r` (rsLoRA, Kalajdzievski 2023).
+    pub rs_lora: bool,
+    /// Share of the adapter's inputs that is zeroed while training.
+    pub dropout: f64,
+    /// The blocks that are adapted; `None` for all.
+    pub layers: Option<Vec<usize>>,
+    /// The linear maps that are adapted in each of these blocks.
+    #[serde(with = "site_names")]
+    pub sites: Vec<Site>,
+}
+
+impl LoraConfig {
+    /// Adapters of this rank at all linear maps of all blocks, with `alpha = 2 · rank`, rsLoRA and no dropout.
+    pub fn new(rank: usize) -> Self {
+        Self {
+            rank,
+            alpha: 2.0 * rank as f64,
+            rs_lora: true,
+            dropout: 0.0,
+            layers: None,
+            sites: Site::ALL.to_vec(),
+        }
+    }
+
+    /// With this numerator of the scale.
+    pub fn with_alpha(mut self, alpha: f64) -> Self {
+        self.alpha = alpha;
+        self
+    }
+
+    /// With (`alpha / sqrt(r)`) or without (`alpha / r`) rank stabilisation.
+    pub fn with_rs_lora(mut self, rs_lora: bool) -> Self {
+        self.rs_lora = rs_lora;
+        self
+    }
+
+    /// With this share of the inputs zeroed while training.
+    pub fn with_dropout(mut self, dropout: f64) -> Self {
+        self.dropout = dropout;
+        self
+    }
+
+    /// At these blocks only.
+    pub fn with_layers(mut self, layers: impl IntoIterator<Item = usize>) -> Self {
+        self.layers = Some(layers.into_iter().collect());
+        self
+    }
+
+    /// At these linear maps only.
+    pub fn with_sites(mut self, sites: impl IntoIterator<Item = Site>) -> Self {
+        self.sites = sites.into_iter().collect();
+        self
+    }
+
+    /// What the product `x A B` is multiplied by.
+    pub fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.rs_lora { rank.sqrt() } else { rank }
+    }
+
+    /// Whether adapters of this configuration fit a model.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the field that does not.
+    pub fn check(&self, shape: &Shape) -> Result<()> {
+        let widest = shape.d_model.max(shape.d_mlp).max(shape.n_heads * shape.d_head);
+        if self.rank == 0 || self.rank > widest {
+            return Err(Error::config(
+                "rank",
+                format!("1 to the model's largest width {widest}"),
+                self.rank,
+            ));
+        }
+        if !self.alpha.is_finite() {
+            return Err(Error::config("alpha", "a finite number", self.alpha));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::config("dropout", "at least 0 and below 1", self.dropout));
+        }
+        if self.sites.is_empty() {
+            return Err(Error::config("sites", "at least one linear map", "none"));
+        }
+        let Some(layers) = &self.layers else { return Ok(()) };
+        if let Some(layer) = layers.iter().find(|&&layer| layer >= shape.n_layers) {
+            let expected = format!("blocks below the model's {}", shape.n_layers);
+            return Err(Error::config("layers", expected, layer));
+        }
+        if layers.is_empty() {
+            return Err(Error::config("layers", "at least one block", "none"));
+        }
+        Ok(())
+    }
+
+    /// The places that are adapted in a model, in order.
+    pub(crate) fn places(&self, shape: &Shape) -> Vec<(usize, Site)> {
+        let layers = self.layers.clone().unwrap_or_else(|| (0..shape.n_layers).collect());
+        let mut places: Vec<_> = layers
+            .iter()
+            .flat_map(|&layer| self.sites.iter().map(move |&site| (layer, site)))
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+
+    /// New adapters, which change nothing yet: `A` Kaiming-uniform as in PEFT (within `±1 / sqrt(d_in)`), `B` zero.
+    ///
+    /// The numbers come from the stream `lora.init`.
+    ///
+    /// # Panics
+    /// Where [`Self::check`] finds an error; call it first on a configuration from outside.
+    pub fn init(&self, shape: &Shape, seed: &Seed, device: &Device) -> Lora {
+        if let Err(error) = self.check(shape) {
+            panic!("LoraConfig::init for {shape:?}: {error}");
+        }
+        let mut rng = seed.stream("lora.init");
+        let mut adapters = BTreeMap::new();
+        for (layer, site) in self.places(shape) {
+            let [d_in, d_out] = shape.linear(site);
+            let bound = 1.0 / (d_in as f32).sqrt();
+            let a: Vec<f32> = (0..d_in * self.rank)
+                .map(|_| (2.0 * rng.random::<f32>() - 1.0) * bound)
+                .collect();
+            let a = Tensor::from_data(TensorData::new(a, [d_in, self.rank]), device);
+            adapters.insert(
+                (layer, site),
+                Adapter {
+                    a,
+                    b: Tensor::zeros([self.rank, d_out], device),
+                },
+            );
+        }
+        Lora {
+            config: self.clone(),
+            adapters,
+        }
+    }
+}
+
+/// Sites as their modules' names.
+mod site_names {
+    use realign_core::Site;
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(sites: &[Site], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(sites.iter().map(|site| site.module()))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Site>, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        names
+            .iter()
+            .map(|name| name.parse().map_err(D::Error::custom))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape() -> Shape {
+        Shape {
+            n_layers: 2,
+            d_model: 8,
+            n_heads: 2,
+            n_kv_heads: 1,
+            d_head: 4,
+            d_mlp: 12,
+            vocab: 16,
+            context: 32,
+        }
+    }
+
+    #[test]
+    fn the_scale_is_alpha_over_the_rank_or_its_root() {
+        let config = LoraConfig::new(16);
+        assert_eq!(config.scale(), 8.0);
+        assert_eq!(config.with_rs_lora(false).scale(), 2.0);
+    }
+
+    #[test]
+    fn a_is_within_its_bound_and_b_is_zero() {
+        let config = LoraConfig::new(3).with_layers([1]);
+        let lora = config.init(&shape(), &Seed::new(1), &Device::flex());
+        assert_eq!(lora.adapters.len(), 7);
+        for (&(layer, site), adapter) in &lora.adapters {
+            let [d_in, d_out] = shape().linear(site);
+            assert_eq!((layer, adapter.a.dims(), adapter.b.dims()), (1, [d_in, 3], [3, d_out]));
+            let a = adapter.a.to_data().try_into_vec::<f32>().unwrap();
+            let bound = 1.0 / (d_in as f32).sqrt();
+            assert!(a.iter().all(|x| x.abs() <= bound) && a.iter().any(|x| x.abs() > bound / 2.0));
+            assert!(
+                adapter
+                    .b
+                    .to_data()
+                    .try_into_vec::<f32>()
+                    .unwrap()
+                    .iter()
+                    .all(|&x| x == 0.0)
+            );
+        }
+    }
+
+    #[test]
+    fn a_configuration_survives_json_and_names_its_sites() {
+        let config = LoraConfig::new(2)
+            .with_sites([Site::Down])
+            .with_layers([0, 1])
+            .with_dropout(0.1);
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(text.contains(r#""sites":["down_proj"]"#), "{text}");
+        assert_eq!(serde_json::from_str::<LoraConfig>(&text).unwrap(), config);
+        assert!(serde_json::from_str::<LoraConfig>(&text.replace("down_proj", "c_fc")).is_err());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let wrong = [
+            (LoraConfig::new(0), "rank"),
+            (LoraConfig::new(1_000_000_000), "rank"),
+            (LoraConfig::new(1).with_alpha(f64::NAN), "alpha"),
+            (LoraConfig::new(1).with_dropout(1.0), "dropout"),
+            (LoraConfig::new(1).with_sites([]), "sites"),
+            (LoraConfig::new(1).with_layers([2]), "layers"),
+            (LoraConfig::new(1).with_layers([]), "layers"),
+        ];
+        for (config, field) in wrong {
+            let error = config.check(&shape()).unwrap_err().to_string();
+            assert!(error.starts_with(field), "{error}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! GGML's tensor types and how their blocks become `f32`.
+//!
+//! Layouts follow `ggml-quants.c`; the fixture in `tests/fixtures/gguf_blocks.json` compares them
+//! with the `gguf` Python package.
+
+use half::{bf16, f16};
+
+/// How a GGUF tensor's elements are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, non_camel_case_types)]
+#[non_exhaustive]
+pub enum GgmlType {
+    F32,
+    F16,
+    BF16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+}
+
+impl GgmlType {
+    /// Every type that this crate reads.
+    pub const ALL: [Self; 11] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+    ];
+
+    /// The type with this number in a GGUF file, where this crate reads it.
+    pub fn from_id(id: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.id() == id)
+    }
+
+    /// The number of this type in a GGUF file.
+    pub fn id(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
+            Self::Q8_0 => 8,
+            Self::Q4_K => 12,
+            Self::Q5_K => 13,
+            Self::Q6_K => 14,
+            Self::BF16 => 30,
+        }
+    }
+
+    /// Elements in one block.
+    pub fn block_len(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
+        }
+    }
+
+    /// Bytes in one block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q8_0 => 34,
+            Self::Q4_K => 144,
+            Self::Q5_K => 176,
+            Self::Q6_K => 210,
+        }
+    }
+
+    /// Unpacks whole blocks into `out`.
+    ///
+    /// # Panics
+    /// When `bytes` are not exactly the blocks of `out.len()` elements.
+    pub fn dequantise(self, bytes: &[u8], out: &mut [f32]) {
+        let (len, size) = (self.block_len(), self.block_bytes());
+        assert!(
+            out.len().is_multiple_of(len) && bytes.len() == out.len() / len * size,
+            "{} bytes of {self:?} do not hold {} elements",
+            bytes.len(),
+            out.len()
+        );
+        let unpack: fn(&[u8], &mut [f32]) = match self {
+            Self::F32 => |b, o| o[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            Self::F16 => |b, o| o[0] = scale(b, 0),
+            Self::BF16 => |b, o| o[0] = bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+            Self::Q4_0 => q4_0,
+            Self::Q4_1 => q4_1,
+            Self::Q5_0 => q5_0,
+            Self::Q5_1 => q5_1,
+            Self::Q8_0 => q8_0,
+            Self::Q4_K => q4_k,
+            Self::Q5_K => q5_k,
+            Self::Q6_K => q6_k,
+        };
+        for (block, values) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(len)) {
+            unpack(block, values);
+        }
+    }
+}
+
+fn scale(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+fn q4_0(b: &[u8], out: &mut [f32]) {
+    let d = scale(b, 0);
+    for (j, &q) in b[2..18].iter().enumerate() {
+        out[j] = d * (f32::from(q & 15) - 8.0);
+        out[j + 16] = d * (f32::from(q >> 4) - 8.0);
+    }
+}
+
+fn q4_1(b: &[u8], out: &mut [f32]) {
+    let (d, m) = (scale(b, 0), scale(b, 2));
+    for (j, &q) in b[4..20].iter().enumerate() {
+        out[j] = d * f32::from(q & 15) + m;
+        out[j + 16] = d * f32::from(q >> 4) + m;
+    }
+}
+
+/// The two five-bit values of byte `j`: four bits there, the fifth in the bit field `high`.
+fn five_bits(q: u8, high: u32, j: usize) -> (f32, f32) {
+    let low = u32::from(q & 15) | (high >> j & 1) << 4;
+    let top = u32::from(q >> 4) | (high >> (j + 16) & 1) << 4;
+    (low as f32, top as f32)
+}
+
+fn q5_0(b: &[u8], out: &mut [f32]) {
+    let d = scale(b, 0);
+    let high = u32::from_le_bytes([b[2], b[3], b[4], b[5]]);
+    for (j, &q) in b[6..22].iter().enumerate() {
+        let (low, top) = five_bits(q, high, j);
+        out[j] = d * (low - 16.0);
+        out[j + 16] = d * (top - 16.0);
+    }
+}
+
+fn q5_1(b: &[u8], out: &mut [f32]) {
+    let (d, m) = (scale(b, 0), scale(b, 2));
+    let high = u32::from_le_bytes([b[4], b[5], b[6], b[7]]);
+    for (j, &q) in b[8..24].iter().enumerate() {
+        let (low, top) = five_bits(q, high, j);
+        out[j] = d * low + m;
+        out[j + 16] = d * top + m;
+    }
+}
+
+fn q8_0(b: &[u8], out: &mut [f32]) {
+    let d = scale(b, 0);
+    for (value, &q) in out.iter_mut().zip(&b[2..34]) {
+        *value = d * f32::from(q as i8);
+    }
+}
+
+/// Scale and minimum of sub-block `j`, six bits each, packed into twelve bytes.
+fn scale_and_min(j: usize, s: &[u8]) -> (f32, f32) {
+    let (scale, min) = if j < 4 {
+        (s[j] & 63, s[j + 4] & 63)
+    } else {
+        (s[j + 4] & 15 | (s[j - 4] >> 6) << 4, s[j + 4] >> 4 | (s[j] >> 6) << 4)
+    };
+    (f32::from(scale), f32::from(min))
+}
+
+fn q4_k(b: &[u8], out: &mut [f32]) {
+    let (d, dmin, scales) = (scale(b, 0), scale(b, 2), &b[4..16]);
+    for (pair, (quants, values)) in b[16..].chunks_exact(32).zip(out.chunks_exact_mut(64)).enumerate()
+    {
+        let (low, top) = (scale_and_min(2 * pair, scales), scale_and_min(2 * pair + 1, scales));
+        for (j, &q) in quants.iter().enumerate() {
+            values[j] = d * low.0 * f32::from(q & 15) - dmin * low.1;
+            values[j + 32] = d * top.0 * f32::from(q >> 4) - dmin * top.1;
+        }
+    }
+}
+
+fn q5_k(b: &[u8], out: &mut [f32]) {
+    let (d, dmin, scales, high) = (scale(b, 0), scale(b, 2), &b[4..16], &b[16..48]);
+    for (pair, (quants, values)) in b[48..].chunks_exact(32).zip(out.chunks_exact_mut(64)).enumerate()
+    {
+        let (low, top) = (scale_and_min(2 * pair, scales), scale_and_min(2 * pair + 1, scales));
+        for (j, &q) in quants.iter().enumerate() {
+            let fifth_low = (high[j] >> (2 * pair) & 1) << 4;
+            let fifth_top = (high[j] >> (2 * pair + 1) & 1) << 4;
+            values[j] = d * low.0 * f32::from(q & 15 | fifth_low) - dmin * low.1;
+            values[j + 32] = d * top.0 * f32::from(q >> 4 | fifth_top) - dmin * top.1;
+        }
+    }
+}
+
+fn q6_k(b: &[u8], out: &mut [f32]) {
+    let (low, high, scales, d) = (&b[..128], &b[128..192], &b[192..208], scale(b, 208));
+    for (half, values) in out.chunks_exact_mut(128).enumerate() {
+        let (low, high, scales) = (&low[64 * half..], &high[32 * half..], &scales[8 * half..]);
+        for j in 0..32 {
+            let six = |bits: u8, shift: u32| f32::from((bits | (high[j] >> shift & 3) << 4) as i8 - 32);
+            let d = |group: usize| d * f32::from(scales[j / 16 + 2 * group] as i8);
+            values[j] = d(0) * six(low[j] & 15, 0);
+            values[j + 32] = d(1) * six(low[j + 32] & 15, 2);
+            values[j + 64] = d(2) * six(low[j] >> 4, 4);
+            values[j + 96] = d(3) * six(low[j + 32] >> 4, 6);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_found_again_by_its_number() {
+        for kind in GgmlType::ALL {
+            assert_eq!(GgmlType::from_id(kind.id()), Some(kind));
+        }
+        for removed_or_unknown in [4, 5, 10, 99] {
+            assert_eq!(GgmlType::from_id(removed_or_unknown), None);
+        }
+    }
+
+    #[test]
+    fn a_q4_1_block_is_low_nibbles_then_high_nibbles() {
+        let mut block = vec![0; 20];
+        block[..2].copy_from_slice(&f16::from_f32(0.5).to_le_bytes());
+        block[2..4].copy_from_slice(&f16::from_f32(-1.0).to_le_bytes());
+        block[4] = 0x2f;
+        let mut out = [0.0; 32];
+        GgmlType::Q4_1.dequantise(&block, &mut out);
+        assert_eq!((out[0], out[16], out[1]), (6.5, 0.0, -1.0));
+    }
+
+    #[test]
+    fn a_scale_that_is_not_a_number_stays_one() {
+        let mut block = vec![1; 34];
+        block[..2].copy_from_slice(&f16::NAN.to_le_bytes());
+        let mut out = [0.0; 32];
+        GgmlType::Q8_0.dequantise(&block, &mut out);
+        assert!(out.iter().all(|v| v.is_nan()));
+    }
+
+    #[test]
+    #[should_panic(expected = "33 bytes of Q8_0 do not hold 32 elements")]
+    fn a_partial_block_is_a_mistake_of_the_caller() {
+        GgmlType::Q8_0.dequantise(&[0; 33], &mut [0.0; 32]);
+    }
+}

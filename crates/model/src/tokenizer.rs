@@ -1,0 +1,268 @@
+//! Text to token ids and back.
+
+use crate::checkpoint::hex;
+use crate::vocabulary::{self, Built};
+use crate::{Gguf, Result};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::OnceLock;
+use tokenizers::DecoderWrapper;
+
+/// Encoded along with the vocabulary into [`Tokenizer::hash`], so that tokenizers that cut text
+/// differently differ.
+const PROBE: &str = "It's 12345 naïve\tcafés, 3.14\n\n  and  “more” — नमस्ते 👋🏽 C'EST!\r\n";
+
+/// A byte-pair tokenizer.
+///
+/// A special token's *text* means nothing in [`Tokenizer::encode_text`]: what a user writes cannot
+/// become a control token.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Special tokens by their text, longest first.
+    specials: Vec<Special>,
+    /// What special tokens begin with: most bytes of a text need no further look.
+    first_bytes: Vec<u8>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    unk: Option<u32>,
+    adds_bos: bool,
+    size: usize,
+    hash: OnceLock<String>,
+}
+
+struct Special {
+    text: String,
+    id: u32,
+    /// Whether white space before and after the token belongs to it.
+    strips: (bool, bool),
+}
+
+/// A special token in a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) id: u32,
+    /// The token itself.
+    pub(crate) range: Range<usize>,
+    /// The token with the white space that belongs to it.
+    pub(crate) outer: Range<usize>,
+}
+
+/// A token and the bytes of text that it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) id: u32,
+    pub(crate) range: Range<usize>,
+}
+
+impl Tokenizer {
+    /// Reads a Hugging Face `tokenizer.json` (BPE), and which tokens begin and end a text from
+    /// `tokenizer_config.json` or `config.json` beside it.
+    ///
+    /// # Errors
+    /// When the vocabulary, merges or added tokens do not hold together, or an option is not
+    /// implemented.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        vocabulary::from_file(path).map(Self::new)
+    }
+
+    /// Builds the tokenizer in a GGUF's metadata: `tokenizer.ggml.model` = `gpt2` with
+    /// `tokenizer.ggml.pre` one of `smollm`, `gpt-2`, `llama-bpe`, `qwen2`.
+    ///
+    /// # Errors
+    /// Another kind is refused by name; so is a vocabulary that does not hold together.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        vocabulary::from_gguf(gguf).map(Self::new)
+    }
+
+    fn new(built: Built) -> Self {
+        let Built { mut inner, bos, eos, unk, adds_bos } = built;
+        // Special tokens are found here, where it is known who wrote the text, and never in there.
+        inner.set_encode_special_tokens(true);
+        let added = inner.get_added_tokens_decoder();
+        let mut specials: Vec<Special> = added
+            .iter()
+            .filter(|(_, token)| token.special)
+            .map(|(&id, token)| Special {
+                text: token.content.clone(),
+                id,
+                strips: (token.lstrip, token.rstrip),
+            })
+            .collect();
+        specials.sort_by(|a, b| b.text.len().cmp(&a.text.len()).then(a.text.cmp(&b.text)));
+        let top = inner.get_vocab(true).into_values().max().unwrap_or(0);
+        let size = top as usize + 1;
+        let mut first_bytes: Vec<u8> = specials.iter().map(|s| s.text.as_bytes()[0]).collect();
+        first_bytes.sort_unstable();
+        first_bytes.dedup();
+        Self { inner, specials, first_bytes, bos, eos, unk, adds_bos, size, hash: OnceLock::new() }
+    }
+
+    /// Token ids of a text. A special token's text in it is encoded as the letters that it is; a
+    /// byte without a token becomes the unknown token, and nothing is dropped.
+    pub fn encode_text(&self, text: &str) -> Vec<u32> {
+        self.pieces(text, 0).into_iter().map(|piece| piece.id).collect()
+    }
+
+    /// Token ids of a text in which the text of a special token stands for that token. For text
+    /// that the program wrote, never for what came from outside.
+    pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
+        let found = self.find_special(text, &[]);
+        self.encode_around(text, &found).into_iter().map(|piece| piece.id).collect()
+    }
+
+    /// The text of some tokens. Control tokens are left out, bytes that are no UTF-8 replaced by
+    /// `�`, ids outside of the vocabulary ignored.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        // The decoders that a checked tokenizer can have do not fail on tokens of its vocabulary.
+        self.inner.decode(ids, true).unwrap_or_default()
+    }
+
+    /// One token for display, control tokens included; empty outside of the vocabulary.
+    pub fn token_text(&self, id: u32) -> String {
+        let Some(token) = self.inner.id_to_token(id) else { return String::new() };
+        if self.specials.iter().any(|special| special.id == id) {
+            return token;
+        }
+        match self.inner.get_decoder() {
+            // These join words with spaces or strip the first one, which one token alone must keep.
+            Some(DecoderWrapper::ByteLevel(_)) => self.inner.decode(&[id], false).unwrap_or(token),
+            _ => token.replace('▁', " "),
+        }
+    }
+
+    /// The id of a token, given as it stands in the vocabulary.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Whether a token is a control token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.specials.iter().any(|special| special.id == id)
+    }
+
+    /// The token that ends a turn or a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token for bytes that have none.
+    pub fn unk(&self) -> Option<u32> {
+        self.unk
+    }
+
+    /// Whether the model expects [`Tokenizer::bos`] before a raw text. No `encode_*` adds it, and a
+    /// chat template writes its own.
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
+    }
+
+    /// One more than the largest id. The embedding may have more rows.
+    pub fn vocab_size(&self) -> usize {
+        self.size
+    }
+
+    /// A hash of the vocabulary, its special tokens, and how a probe text is cut: equal for equal
+    /// tokenizers, whether they came from a GGUF or from `tokenizer.json`.
+    pub fn hash(&self) -> &str {
+        self.hash.get_or_init(|| {
+            let mut hasher = Sha256::new();
+            let by_id: BTreeMap<u32, String> =
+                self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
+            for (id, token) in by_id {
+                hasher.update(id.to_le_bytes());
+                hasher.update((token.len() as u64).to_le_bytes());
+                hasher.update(token.as_bytes());
+                hasher.update([u8::from(self.is_special(id))]);
+            }
+            self.encode_text(PROBE).iter().for_each(|id| hasher.update(id.to_le_bytes()));
+            hex(&hasher.finalize())
+        })
+    }
+
+    /// The texts of all special tokens, longest first.
+    pub(crate) fn special_texts(&self) -> impl Iterator<Item = &str> {
+        self.specials.iter().map(|special| special.text.as_str())
+    }
+
+    /// The special tokens in a text, leftmost and longest first, none of which touches a range of
+    /// `forbidden` (sorted, disjoint).
+    pub(crate) fn find_special(&self, text: &str, forbidden: &[Range<usize>]) -> Vec<Found> {
+        let mut found: Vec<Found> = Vec::new();
+        let (mut at, mut done) = (0, 0);
+        while at < text.len() {
+            if !self.first_bytes.contains(&text.as_bytes()[at]) {
+                at += 1;
+                continue;
+            }
+            let here = self.specials.iter().find(|special| {
+                let end = at + special.text.len();
+                let next = forbidden.partition_point(|range| range.end <= at);
+                text.as_bytes()[at..].starts_with(special.text.as_bytes())
+                    && forbidden.get(next).is_none_or(|range| range.start >= end)
+            });
+            let Some(special) = here else {
+                at += 1;
+                continue;
+            };
+            let range = at..at + special.text.len();
+            let mut outer = range.clone();
+            if special.strips.0 {
+                outer.start = done + text[done..at].trim_end().len();
+            }
+            if special.strips.1 {
+                let rest = &text[range.end..];
+                outer.end += rest.len() - rest.trim_start().len();
+            }
+            (at, done) = (outer.end, outer.end);
+            found.push(Found { id: special.id, range, outer });
+        }
+        found
+    }
+
+    /// The tokens of a text whose special tokens are known.
+    pub(crate) fn encode_around(&self, text: &str, found: &[Found]) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        for special in found {
+            pieces.extend(self.pieces(&text[at..special.outer.start], at));
+            pieces.push(Piece { id: special.id, range: special.range.clone() });
+            at = special.outer.end;
+        }
+        pieces.extend(self.pieces(&text[at..], at));
+        pieces
+    }
+
+    fn pieces(&self, text: &str, offset: usize) -> Vec<Piece> {
+        if text.is_empty() {
+            return Vec::new();
+        }
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .expect("encoding fails only on vocabularies that loading refuses");
+        let offsets = encoding.get_offsets().iter();
+        let ids = encoding.get_ids().iter();
+        ids.zip(offsets)
+            .map(|(&id, &(start, end))| Piece { id, range: offset + start..offset + end })
+            .collect()
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.size)
+            .field("specials", &self.specials.len())
+            .field("bos", &self.bos)
+            .field("eos", &self.eos)
+            .finish_non_exhaustive()
+    }
+}

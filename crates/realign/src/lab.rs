@@ -1,0 +1,49 @@
+//! What every stage works with: the run folder, the plan, the base model, the device, the bars.
+
+use burn::tensor::Device;
+use realign_run::{Reused, RunFolder, Seed};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::chat_model::ChatModel;
+use crate::error::Result;
+use crate::plan::Plan;
+use crate::progress::{Meter, Show, Unit, check_stop};
+use crate::questions::Source;
+
+/// A run on its way.
+pub struct Lab {
+    /// Where results are kept.
+    pub run: RunFolder,
+    /// How large it is.
+    pub plan: Plan,
+    /// The seed of all random streams.
+    pub seed: Seed,
+    /// The model before any training.
+    pub base: ChatModel,
+    /// Where it computes.
+    pub device: Device,
+    /// The questions.
+    pub source: Source,
+    /// How progress is shown.
+    pub show: Show,
+}
+
+impl Lab {
+    /// A stage's result, computed if it is not there yet.
+    pub fn stage<T: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        inputs: &impl Serialize,
+        compute: impl FnOnce(&mut Meter) -> Result<T>,
+    ) -> Result<T> {
+        check_stop()?;
+        let mut meter = Meter::new(self.show, name, Unit::Steps);
+        let (result, reused) = self.run.stage(name, inputs, || compute(&mut meter))?;
+        match reused {
+            Reused::Yes => meter.finish("(already there)"),
+            Reused::No(_) => meter.finish(""),
+        }
+        Ok(result)
+    }
+}

@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+
+mod atomic;
+mod checkpoint;
+mod clock;
+mod error;
+mod folder;
+mod manifest;
+mod progress;
+mod seed;
+mod stage;
+
+pub use atomic::{append_line, read_json, read_lines, retain_lines, write_atomic, write_json};
+pub use checkpoint::{Checkpoint, Checkpoints, Latest};
+pub use error::{Error, Result};
+pub use folder::RunFolder;
+pub use manifest::{Difference, Manifest};
+pub use progress::{Progress, Report};
+pub use seed::Seed;
+pub use stage::{Reused, Why};

@@ -1,0 +1,124 @@
+//! Direction files: JSON beside safetensors.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use realign_run::{read_json, write_atomic, write_json};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::{Direction, Error, Result};
+
+const DESCRIPTION: &str = "direction.json";
+const TENSORS: &str = "direction.safetensors";
+const TENSOR: &str = "vector";
+const SCHEMA: u32 = 1;
+
+/// Some thousands of numbers.
+const LARGEST: u64 = 64 << 20;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    schema: u32,
+    name: String,
+    hook_name: String,
+    d: usize,
+    norm: f64,
+}
+
+impl Direction {
+    /// Writes the folder `dir`: `direction.json` and `direction.safetensors`.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where a file cannot be written.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let dir = dir.as_ref();
+        let create = |source| realign_run::Error::Io {
+            action: "create",
+            path: dir.to_owned(),
+            source,
+        };
+        fs::create_dir_all(dir).map_err(create)?;
+        let bytes: Vec<u8> = self.to_vec().iter().flat_map(|x| x.to_le_bytes()).collect();
+        let view = TensorView::new(Dtype::F32, vec![self.width()], &bytes).expect("four bytes for each number");
+        let file = safetensors::serialize([(TENSOR, view)], None).expect("one matching view");
+        write_atomic(dir.join(TENSORS), &file)?;
+        let description = Description {
+            schema: SCHEMA,
+            name: self.name.clone(),
+            hook_name: self.at.to_string(),
+            d: self.width(),
+            norm: self.norm(),
+        };
+        write_json(dir.join(DESCRIPTION), &description)?;
+        Ok(())
+    }
+
+    /// Reads a folder that [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Read`] or [`Error::Run`] where a file cannot be read, [`Error::Format`] and [`Error::Field`] name what
+    /// is wrong in it.
+    pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let path = dir.as_ref().join(DESCRIPTION);
+        let description: Description = read_json(&path)?;
+        if description.schema != SCHEMA {
+            return Err(Error::field(&path, "schema", SCHEMA.to_string(), description.schema));
+        }
+        let at = description.hook_name.parse();
+        let at = at.map_err(|_| Error::field(&path, "hook_name", "a hook point's name", &description.hook_name))?;
+
+        let path = dir.as_ref().join(TENSORS);
+        let bytes = read_at_most(&path, LARGEST)?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::format(&path, error.to_string()))?;
+        let view = file
+            .tensor(TENSOR)
+            .map_err(|_| Error::field(&path, TENSOR, "a tensor", "nothing"))?;
+        if view.dtype() != Dtype::F32 || view.shape() != [description.d] {
+            let found = format!("{:?} {:?}", view.dtype(), view.shape());
+            return Err(Error::field(&path, TENSOR, format!("F32 [{}]", description.d), found));
+        }
+        let numbers = finite_f32s(&path, TENSOR, view.data())?;
+        let vector = Tensor::from_data(TensorData::new(numbers, [description.d]), device);
+        Ok(Self {
+            at,
+            vector,
+            name: description.name,
+        })
+    }
+}
+
+/// Little-endian numbers, all of them finite.
+pub(crate) fn finite_f32s(path: &Path, tensor: &str, bytes: &[u8]) -> Result<Vec<f32>> {
+    let numbers: Vec<f32> = bytes
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect();
+    match numbers.iter().find(|number| !number.is_finite()) {
+        Some(number) => Err(Error::field(path, tensor, "finite numbers", number)),
+        None => Ok(numbers),
+    }
+}
+
+pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let read = |source| Error::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut bytes = Vec::new();
+    File::open(path)
+        .map_err(read)?
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(read)?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::format(
+            path,
+            format!("expected at most {limit} bytes, found more"),
+        ));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+
+mod ablate;
+mod bake;
+mod clamp;
+mod control_vector;
+mod direction;
+mod error;
+mod file;
+mod gguf;
+mod patch;
+mod steer;
+
+pub use ablate::Ablate;
+pub use bake::bake_ablation;
+pub use clamp::Clamp;
+pub use control_vector::ControlVector;
+pub use direction::Direction;
+pub use error::{Error, Result};
+pub use patch::Patch;
+pub use steer::{Steer, SteerEach, Tokens};

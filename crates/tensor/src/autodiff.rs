@@ -1,0 +1,249 @@
+//! Hand-written gradients, generic over the inner backend, that call the backend's own kernels.
+//!
+//! An input that needs no gradient costs none: a frozen weight is never differentiated. Operations that are missing
+//! here ([`TensorOps::low_rank_linear`]) have burn's own gradient of their reference body.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::{
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, TensorMetadata};
+use burn::tensor::Shape;
+
+use crate::{Spans, TensorOps};
+
+#[derive(Debug)]
+struct RmsNorm;
+#[derive(Debug)]
+struct Rotary;
+#[derive(Debug)]
+struct Attention;
+#[derive(Debug)]
+struct SwiGlu;
+#[derive(Debug)]
+struct TopK;
+#[derive(Debug)]
+struct SparseEncode;
+#[derive(Debug)]
+struct SparseDecode;
+#[derive(Debug)]
+struct CrossEntropy;
+
+impl<B: TensorOps> Backward<B, 2> for RmsNorm {
+    type State = (FloatTensor<B>, FloatTensor<B>, f64);
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, weight, eps) = ops.state;
+        let [x_node, weight_node] = ops.parents;
+        if let Some(node) = weight_node {
+            // With a weight of ones the norm is x / rms(x).
+            let d = weight.shape()[0];
+            let ones = B::float_ones(Shape::from([d]), &weight.device(), weight.dtype().into());
+            let unit = B::rms_norm(x.clone(), ones, eps);
+            let sum = B::float_sum_dim(B::float_mul(grad.clone(), unit), 0);
+            grads.register::<B>(node.id, B::float_reshape(sum, Shape::from([d])));
+        }
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, B::rms_norm_grad(x, weight, grad, eps));
+        }
+    }
+}
+
+impl<B: TensorOps> Backward<B, 1> for Rotary {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (cos, sin) = ops.state;
+        if let [Some(node)] = ops.parents {
+            // A rotation's transpose is the rotation by the opposite angle.
+            grads.register::<B>(node.id, B::rotary(grad, cos, B::float_neg(sin)));
+        }
+    }
+}
+
+impl<B: TensorOps> Backward<B, 3> for Attention {
+    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, Arc<Spans>);
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (q, k, v, spans) = ops.state;
+        let (to_q, to_k, to_v) = B::packed_attention_grad(q, k, v, grad, spans);
+        for (node, to) in ops.parents.into_iter().zip([to_q, to_k, to_v]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, to);
+            }
+        }
+    }
+}
+
+impl<B: TensorOps> Backward<B, 2> for SwiGlu {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (gate, up) = ops.state;
+        let (to_gate, to_up) = B::swiglu_grad(gate, up, grad);
+        for (node, to) in ops.parents.into_iter().zip([to_gate, to_up]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, to);
+            }
+        }
+    }
+}
+
+impl<B: TensorOps> Backward<B, 1> for TopK {
+    type State = (IntTensor<B>, Shape);
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (indices, shape) = ops.state;
+        if let [Some(node)] = ops.parents {
+            let zeros = B::float_zeros(shape, &grad.device(), grad.dtype().into());
+            let update = burn::backend::tensor::IndexingUpdateOp::Add;
+            grads.register::<B>(node.id, B::float_scatter(1, zeros, indices, grad, update));
+        }
+    }
+}
+
+impl<B: TensorOps> Backward<B, 3> for SparseEncode {
+    type State = (FloatTensor<B>, FloatTensor<B>, IntTensor<B>);
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, w_enc, indices) = ops.state;
+        let d_sae = w_enc.shape()[0];
+        let [x_node, w_node, b_node] = ops.parents;
+        if let Some(node) = b_node {
+            let ones = B::float_ones(Shape::from([x.shape()[0], 1]), &x.device(), x.dtype().into());
+            let sum = B::sparse_decode_grad_w_dec(ones, grad.clone(), indices.clone(), d_sae);
+            grads.register::<B>(node.id, B::float_reshape(sum, Shape::from([d_sae])));
+        }
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, B::sparse_decode(grad.clone(), indices.clone(), w_enc));
+        }
+        if let Some(node) = w_node {
+            grads.register::<B>(node.id, B::sparse_decode_grad_w_dec(x, grad, indices, d_sae));
+        }
+    }
+}
+
+impl<B: TensorOps> Backward<B, 2> for SparseDecode {
+    type State = (FloatTensor<B>, IntTensor<B>, FloatTensor<B>);
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (values, indices, w_dec) = ops.state;
+        let [values_node, w_node] = ops.parents;
+        if let Some(node) = values_node {
+            let to = B::sparse_decode_grad_values(grad.clone(), indices.clone(), w_dec.clone());
+            grads.register::<B>(node.id, to);
+        }
+        if let Some(node) = w_node {
+            let d_sae = w_dec.shape()[0];
+            grads.register::<B>(node.id, B::sparse_decode_grad_w_dec(grad, values, indices, d_sae));
+        }
+    }
+}
+
+impl<B: Backend> Backward<B, 2> for CrossEntropy {
+    /// Each token's own gradient, made in the forward pass.
+    type State = FloatTensor<B>;
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let [hidden_node, unembed_node] = ops.parents;
+        assert!(unembed_node.is_none(), "cross_entropy: the unembedding is frozen; it must not require a gradient");
+        if let Some(node) = hidden_node {
+            let tokens = grad.shape()[0];
+            let grad = B::float_reshape(grad, Shape::from([tokens, 1]));
+            grads.register::<B>(node.id, B::float_mul(ops.state, grad));
+        }
+    }
+}
+
+impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        let ((x, x_guard), (weight, weight_guard)) = (x.into_parts(), weight.into_parts());
+        match RmsNorm.prepare::<C>([x_guard, weight_guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::rms_norm(x.clone(), weight.clone(), eps);
+                prep.finish((x, weight, eps), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::rms_norm(x, weight, eps)),
+        }
+    }
+
+    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ((x, guard), (cos, _), (sin, _)) = (x.into_parts(), cos.into_parts(), sin.into_parts());
+        match Rotary.prepare::<C>([guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::rotary(x, cos.clone(), sin.clone());
+                prep.finish((cos, sin), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::rotary(x, cos, sin)),
+        }
+    }
+
+    fn packed_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, spans: Arc<Spans>) -> FloatTensor<Self> {
+        let ((q, q_guard), (k, k_guard), (v, v_guard)) = (q.into_parts(), k.into_parts(), v.into_parts());
+        match Attention.prepare::<C>([q_guard, k_guard, v_guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::packed_attention(q.clone(), k.clone(), v.clone(), spans.clone());
+                prep.finish((q, k, v, spans), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::packed_attention(q, k, v, spans)),
+        }
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ((gate, gate_guard), (up, up_guard)) = (gate.into_parts(), up.into_parts());
+        match SwiGlu.prepare::<C>([gate_guard, up_guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::swiglu(gate.clone(), up.clone());
+                prep.finish((gate, up), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::swiglu(gate, up)),
+        }
+    }
+
+    fn top_k(x: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let (x, guard) = x.into_parts();
+        let shape = x.shape();
+        let (values, indices) = B::top_k(x, k);
+        let values = match TopK.prepare::<C>([guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((indices.clone(), shape), values),
+            OpsKind::UnTracked(prep) => prep.finish(values),
+        };
+        (values, indices)
+    }
+
+    fn sparse_encode(x: FloatTensor<Self>, w_enc: FloatTensor<Self>, b_enc: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let ((x, x_guard), (w_enc, w_guard), (b_enc, b_guard)) = (x.into_parts(), w_enc.into_parts(), b_enc.into_parts());
+        let (values, indices) = B::sparse_encode(x.clone(), w_enc.clone(), b_enc, k);
+        let values = match SparseEncode.prepare::<C>([x_guard, w_guard, b_guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((x, w_enc, indices.clone()), values),
+            OpsKind::UnTracked(prep) => prep.finish(values),
+        };
+        (values, indices)
+    }
+
+    fn sparse_decode(values: FloatTensor<Self>, indices: IntTensor<Self>, w_dec: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ((values, v_guard), (w_dec, w_guard)) = (values.into_parts(), w_dec.into_parts());
+        match SparseDecode.prepare::<C>([v_guard, w_guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::sparse_decode(values.clone(), indices.clone(), w_dec.clone());
+                prep.finish((values, indices, w_dec), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::sparse_decode(values, indices, w_dec)),
+        }
+    }
+
+    fn cross_entropy(hidden: FloatTensor<Self>, unembed: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        let ((hidden, guard), (unembed, unembed_guard)) = (hidden.into_parts(), unembed.into_parts());
+        match CrossEntropy.prepare::<C>([guard, unembed_guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let (nll, grad) = B::cross_entropy_with_grad(hidden, unembed, targets);
+                prep.finish(grad, nll)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::cross_entropy(hidden, unembed, targets)),
+        }
+    }
+}

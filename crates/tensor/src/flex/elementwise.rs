@@ -1,0 +1,163 @@
+//! Row and element kernels: RMS norm, rotary embedding, SwiGLU, AdamW.
+
+use burn::backend::flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::simd::{dot, exp, sum_squares, with_simd};
+use super::view::{contiguous, dims, float, into_vec, slice};
+use crate::AdamWStep;
+
+/// Rows that one task handles: enough work to hide the cost of a task.
+const ROWS: usize = 16;
+/// Elements that one task handles.
+const BLOCK: usize = 1 << 14;
+
+pub(super) fn rms_norm(x: &FlexTensor, weight: &FlexTensor, eps: f32) -> FlexTensor {
+    let [rows, d] = dims(x);
+    let (x, weight) = (contiguous(x), contiguous(weight));
+    let (xs, w) = (slice::<f32>(&x), slice::<f32>(&weight));
+    let mut out = vec![0f32; rows * d];
+    out.par_chunks_mut(ROWS * d).zip(xs.par_chunks(ROWS * d)).for_each(|(out, x)| {
+        with_simd(
+            #[inline(always)]
+            || {
+                for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                    let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
+                    for ((y, x), w) in out.iter_mut().zip(x).zip(w) {
+                        *y = x * inverse * w;
+                    }
+                }
+            },
+        );
+    });
+    float(out, &[rows, d])
+}
+
+pub(super) fn rms_norm_grad(x: &FlexTensor, weight: &FlexTensor, grad: &FlexTensor, eps: f32) -> FlexTensor {
+    let [rows, d] = dims(x);
+    let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
+    let (xs, w, gs) = (slice::<f32>(&x), slice::<f32>(&weight), slice::<f32>(&grad));
+    let mut out = vec![0f32; rows * d];
+    out.par_chunks_mut(ROWS * d).zip(xs.par_chunks(ROWS * d)).zip(gs.par_chunks(ROWS * d)).for_each(|((out, x), g)| {
+        with_simd(
+            #[inline(always)]
+            || {
+                for ((out, x), g) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d)) {
+                    let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
+                    for ((y, g), w) in out.iter_mut().zip(g).zip(w) {
+                        *y = g * w;
+                    }
+                    let along = dot(out, x) * inverse * inverse / d as f32;
+                    for (y, x) in out.iter_mut().zip(x) {
+                        *y = (*y - x * along) * inverse;
+                    }
+                }
+            },
+        );
+    });
+    float(out, &[rows, d])
+}
+
+pub(super) fn rotary(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor) -> FlexTensor {
+    let [tokens, heads, d] = dims(x);
+    let (x, cos, sin) = (contiguous(x), contiguous(cos), contiguous(sin));
+    let (xs, cos, sin) = (slice::<f32>(&x), slice::<f32>(&cos), slice::<f32>(&sin));
+    let (half, row) = (d / 2, heads * d);
+    let mut out = vec![0f32; tokens * row];
+    out.par_chunks_mut(ROWS * row).enumerate().for_each(|(task, out)| {
+        with_simd(
+            #[inline(always)]
+            || {
+                for (i, out) in out.chunks_exact_mut(row).enumerate() {
+                    let t = task * ROWS + i;
+                    let (cos, sin) = (&cos[t * half..][..half], &sin[t * half..][..half]);
+                    let x = &xs[t * row..][..row];
+                    for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                        let ((x1, x2), (y1, y2)) = (x.split_at(half), out.split_at_mut(half));
+                        for j in 0..half {
+                            y1[j] = x1[j] * cos[j] - x2[j] * sin[j];
+                            y2[j] = x2[j] * cos[j] + x1[j] * sin[j];
+                        }
+                    }
+                }
+            },
+        );
+    });
+    float(out, &[tokens, heads, d])
+}
+
+pub(super) fn swiglu(gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
+    let shape = dims::<2>(gate);
+    let (gate, up) = (contiguous(gate), contiguous(up));
+    let (gates, ups) = (slice::<f32>(&gate), slice::<f32>(&up));
+    let mut out = vec![0f32; gates.len()];
+    out.par_chunks_mut(BLOCK).zip(gates.par_chunks(BLOCK)).zip(ups.par_chunks(BLOCK)).for_each(|((out, g), u)| {
+        with_simd(
+            #[inline(always)]
+            || {
+                for ((y, &g), &u) in out.iter_mut().zip(g).zip(u) {
+                    *y = g / (1.0 + exp(-g)) * u;
+                }
+            },
+        );
+    });
+    float(out, &shape)
+}
+
+pub(super) fn swiglu_grad(gate: &FlexTensor, up: &FlexTensor, grad: &FlexTensor) -> (FlexTensor, FlexTensor) {
+    let shape = dims::<2>(gate);
+    let (gate, up, grad) = (contiguous(gate), contiguous(up), contiguous(grad));
+    let (gates, ups, grads) = (slice::<f32>(&gate), slice::<f32>(&up), slice::<f32>(&grad));
+    let (mut to_gate, mut to_up) = (vec![0f32; gates.len()], vec![0f32; gates.len()]);
+    to_gate
+        .par_chunks_mut(BLOCK)
+        .zip(to_up.par_chunks_mut(BLOCK))
+        .zip(gates.par_chunks(BLOCK))
+        .zip(ups.par_chunks(BLOCK))
+        .zip(grads.par_chunks(BLOCK))
+        .for_each(|((((to_gate, to_up), g), u), d)| {
+            with_simd(
+                #[inline(always)]
+                || {
+                    for i in 0..g.len() {
+                        let s = 1.0 / (1.0 + exp(-g[i]));
+                        let silu = g[i] * s;
+                        to_up[i] = d[i] * silu;
+                        to_gate[i] = d[i] * u[i] * (s + silu * (1.0 - s));
+                    }
+                },
+            );
+        });
+    (float(to_gate, &shape), float(to_up, &shape))
+}
+
+pub(super) fn adamw(
+    param: FlexTensor,
+    grad: &FlexTensor,
+    first: FlexTensor,
+    second: FlexTensor,
+    step: AdamWStep,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let shape = param.layout().shape().to_vec();
+    let grad = contiguous(grad);
+    let (mut p, mut m, mut v) = (into_vec(param), into_vec(first), into_vec(second));
+    let (c1, c2) = (step.first_correction() * step.lr, step.second_correction());
+    let keep = 1.0 - step.lr * step.weight_decay;
+    p.par_chunks_mut(BLOCK)
+        .zip(m.par_chunks_mut(BLOCK))
+        .zip(v.par_chunks_mut(BLOCK))
+        .zip(slice::<f32>(&grad).par_chunks(BLOCK))
+        .for_each(|(((p, m), v), g)| {
+            with_simd(
+                #[inline(always)]
+                || {
+                    for i in 0..p.len() {
+                        m[i] = step.beta_1 * m[i] + (1.0 - step.beta_1) * g[i];
+                        v[i] = step.beta_2 * v[i] + (1.0 - step.beta_2) * g[i] * g[i];
+                        p[i] = p[i] * keep - c1 * m[i] / ((v[i] * c2).sqrt() + step.eps);
+                    }
+                },
+            );
+        });
+    (float(p, &shape), float(m, &shape), float(v, &shape))
+}

@@ -1,0 +1,98 @@
+//! Special bodies for burn's CPU backend: SIMD chosen at run time, threads by rayon.
+
+mod attention;
+mod cross_entropy;
+mod elementwise;
+mod simd;
+mod sparse;
+mod top_k;
+mod view;
+
+use std::sync::Arc;
+
+use burn::backend::Flex;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::DType;
+
+use crate::{AdamWStep, Spans, TensorOps};
+
+/// Everything here computes in f32; other precisions take the reference bodies' route in the caller.
+pub(crate) fn assert_f32(tensor: &FloatTensor<Flex>) {
+    assert_eq!(tensor.dtype(), DType::F32, "flex kernels compute in f32");
+}
+
+impl TensorOps for Flex {
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        elementwise::rms_norm(&x, &weight, eps as f32)
+    }
+
+    fn rms_norm_grad(x: FloatTensor<Self>, weight: FloatTensor<Self>, grad: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        elementwise::rms_norm_grad(&x, &weight, &grad, eps as f32)
+    }
+
+    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        elementwise::rotary(&x, &cos, &sin)
+    }
+
+    fn packed_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, spans: Arc<Spans>) -> FloatTensor<Self> {
+        attention::forward(&q, &k, &v, &spans)
+    }
+
+    fn packed_attention_grad(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        spans: Arc<Spans>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        attention::backward(&q, &k, &v, &grad, &spans)
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        elementwise::swiglu(&gate, &up)
+    }
+
+    fn swiglu_grad(gate: FloatTensor<Self>, up: FloatTensor<Self>, grad: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        elementwise::swiglu_grad(&gate, &up, &grad)
+    }
+
+    fn top_k(x: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+        top_k::top_k(&x, None, k)
+    }
+
+    fn sparse_encode(x: FloatTensor<Self>, w_enc: FloatTensor<Self>, b_enc: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+        use burn::backend::ops::FloatTensorOps;
+        let pre = Self::float_matmul(x, Self::float_transpose(w_enc));
+        top_k::top_k(&pre, Some(&b_enc), k)
+    }
+
+    fn sparse_decode(values: FloatTensor<Self>, indices: IntTensor<Self>, w_dec: FloatTensor<Self>) -> FloatTensor<Self> {
+        sparse::decode(&values, &indices, &w_dec)
+    }
+
+    fn sparse_decode_grad_values(grad: FloatTensor<Self>, indices: IntTensor<Self>, w_dec: FloatTensor<Self>) -> FloatTensor<Self> {
+        sparse::grad_values(&grad, &indices, &w_dec)
+    }
+
+    fn sparse_decode_grad_w_dec(grad: FloatTensor<Self>, values: FloatTensor<Self>, indices: IntTensor<Self>, d_sae: usize) -> FloatTensor<Self> {
+        sparse::grad_w_dec(&grad, &values, &indices, d_sae)
+    }
+
+    fn cross_entropy(hidden: FloatTensor<Self>, unembed: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        cross_entropy::loss(hidden, unembed, &targets)
+    }
+
+    fn cross_entropy_with_grad(hidden: FloatTensor<Self>, unembed: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        cross_entropy::loss_and_grad(hidden, unembed, &targets)
+    }
+
+    fn adamw(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        elementwise::adamw(param, &grad, first, second, step)
+    }
+}

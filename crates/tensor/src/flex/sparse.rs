@@ -1,0 +1,94 @@
+//! Sparse decode and its gradients: only the rows that a token uses are touched.
+
+use burn::backend::flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::simd::{axpy, dot, with_simd};
+use super::view::{contiguous, dims, float, indices, slice};
+
+/// Tokens that one task handles.
+const TOKENS: usize = 16;
+/// Latents that one task handles.
+const LATENTS: usize = 64;
+
+pub(super) fn decode(values: &FlexTensor, index: &FlexTensor, w_dec: &FlexTensor) -> FlexTensor {
+    let ([n, k], [_, d]) = (dims(values), dims(w_dec));
+    let (values, w_dec, index) = (contiguous(values), contiguous(w_dec), indices(index));
+    let (v, w) = (slice::<f32>(&values), slice::<f32>(&w_dec));
+    let mut out = vec![0f32; n * d];
+    out.par_chunks_mut(TOKENS * d).enumerate().for_each(|(task, out)| {
+        with_simd(
+            #[inline(always)]
+            || {
+                for (i, y) in out.chunks_exact_mut(d).enumerate() {
+                    let row = task * TOKENS + i;
+                    for j in row * k..(row + 1) * k {
+                        axpy(y, v[j], &w[index[j] * d..][..d]);
+                    }
+                }
+            },
+        );
+    });
+    float(out, &[n, d])
+}
+
+pub(super) fn grad_values(grad: &FlexTensor, index: &FlexTensor, w_dec: &FlexTensor) -> FlexTensor {
+    let ([n, k], [_, d]) = (dims(index), dims(w_dec));
+    let (grad, w_dec, index) = (contiguous(grad), contiguous(w_dec), indices(index));
+    let (g, w) = (slice::<f32>(&grad), slice::<f32>(&w_dec));
+    let mut out = vec![0f32; n * k];
+    out.par_chunks_mut(TOKENS * k).enumerate().for_each(|(task, out)| {
+        with_simd(
+            #[inline(always)]
+            || {
+                for (i, out) in out.chunks_exact_mut(k).enumerate() {
+                    let row = task * TOKENS + i;
+                    for (out, &latent) in out.iter_mut().zip(&index[row * k..]) {
+                        *out = dot(&g[row * d..][..d], &w[latent * d..][..d]);
+                    }
+                }
+            },
+        );
+    });
+    float(out, &[n, k])
+}
+
+pub(super) fn grad_w_dec(grad: &FlexTensor, values: &FlexTensor, index: &FlexTensor, d_sae: usize) -> FlexTensor {
+    let ([_, k], [_, d]) = (dims(values), dims(grad));
+    let (grad, values, index) = (contiguous(grad), contiguous(values), indices(index));
+    let (g, v) = (slice::<f32>(&grad), slice::<f32>(&values));
+    let (start, order) = by_latent(&index, d_sae);
+    let mut out = vec![0f32; d_sae * d];
+    out.par_chunks_mut(LATENTS * d).enumerate().for_each(|(task, out)| {
+        with_simd(
+            #[inline(always)]
+            || {
+                for (i, out) in out.chunks_exact_mut(d).enumerate() {
+                    let latent = task * LATENTS + i;
+                    for &j in &order[start[latent]..start[latent + 1]] {
+                        axpy(out, v[j], &g[j / k * d..][..d]);
+                    }
+                }
+            },
+        );
+    });
+    float(out, &[d_sae, d])
+}
+
+/// Counting sort of the `(token, k)` entries by latent: each latent's row is then owned by one thread and summed in
+/// a fixed order.
+fn by_latent(index: &[usize], d_sae: usize) -> (Vec<usize>, Vec<usize>) {
+    let mut start = vec![0; d_sae + 1];
+    for &latent in index {
+        start[latent + 1] += 1;
+    }
+    for latent in 0..d_sae {
+        start[latent + 1] += start[latent];
+    }
+    let (mut next, mut order) = (start.clone(), vec![0; index.len()]);
+    for (j, &latent) in index.iter().enumerate() {
+        order[next[latent]] = j;
+        next[latent] += 1;
+    }
+    (start, order)
+}

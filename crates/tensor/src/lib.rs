@@ -1,0 +1,25 @@
+#![doc = include_str!("../README.md")]
+
+mod adamw;
+mod autodiff;
+#[cfg(feature = "flex")]
+mod flex;
+mod functions;
+#[cfg(feature = "tch")]
+mod libtorch;
+// Without a backend the generated dispatch uses no argument.
+#[cfg_attr(not(any(feature = "flex", feature = "ndarray", feature = "tch", feature = "wgpu", feature = "cuda")), allow(unused_variables))]
+mod ops;
+mod spans;
+
+pub use adamw::AdamWStep;
+pub use functions::{
+    adamw, attention, cross_entropy, low_rank_linear, rms_norm, rotary, sparse_decode, sparse_encode, swiglu, top_k,
+};
+pub use ops::TensorOps;
+pub use spans::{Span, Spans};
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+impl TensorOps for burn::backend::Cube {}
+#[cfg(feature = "ndarray")]
+impl TensorOps for burn::backend::NdArray {}

@@ -1,0 +1,241 @@
+//! The common tensor trait: every operation with its reference body in burn operations.
+
+use std::sync::Arc;
+
+use burn::backend::tensor::{FloatTensor, IndexingUpdateOp, IntTensor};
+use burn::backend::{Backend, TensorMetadata, backend_extension};
+use burn::tensor::{Shape, TensorData};
+
+use crate::{AdamWStep, Spans};
+
+/// Tokens whose logits exist at one time in [`TensorOps::cross_entropy`].
+pub(crate) const CROSS_ENTROPY_CHUNK: usize = 256;
+
+/// What burn lacks, or does slowly, for work inside language models.
+///
+/// Each body here is composed of burn operations: it runs on every backend, it is what every
+/// special body is tested against, and where `Autodiff` has no body of its own, it is the gradient.
+/// Users call the functions of this crate on [`burn::tensor::Tensor`], not this trait.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    LibTorch: cfg(feature = "tch"),
+    Cube: cfg(any(feature = "wgpu", feature = "cuda")),
+    Autodiff
+)]
+pub trait TensorOps: Backend {
+    /// `y = x / sqrt(mean(x²) + eps) · weight`, per row.
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        let d = weight.shape()[0];
+        let unit = Self::float_mul(x.clone(), inverse_rms::<Self>(x, eps));
+        Self::float_mul(unit, Self::float_reshape(weight, Shape::from([1, d])))
+    }
+
+    /// Gradient of [`TensorOps::rms_norm`] with respect to `x`.
+    fn rms_norm_grad(x: FloatTensor<Self>, weight: FloatTensor<Self>, grad: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        let d = weight.shape()[0];
+        let inverse = inverse_rms::<Self>(x.clone(), eps);
+        let scaled = Self::float_mul(grad, Self::float_reshape(weight, Shape::from([1, d])));
+        let unit = Self::float_mul(x, inverse.clone());
+        let along = Self::float_mean_dim(Self::float_mul(scaled.clone(), unit.clone()), 1);
+        Self::float_mul(Self::float_sub(scaled, Self::float_mul(unit, along)), inverse)
+    }
+
+    /// Rotary position embedding in the half-split layout: `x [token, head, d]`, `cos`/`sin [token, d / 2]`.
+    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [tokens, _, d] = x.shape().dims();
+        let half = |range: std::ops::Range<usize>| Self::float_slice(x.clone(), &[(0..tokens).into(), (..).into(), range.into()]);
+        let (low, high) = (half(0..d / 2), half(d / 2..d));
+        let cos = Self::float_reshape(cos, Shape::from([tokens, 1, d / 2]));
+        let sin = Self::float_reshape(sin, Shape::from([tokens, 1, d / 2]));
+        let first = Self::float_sub(Self::float_mul(low.clone(), cos.clone()), Self::float_mul(high.clone(), sin.clone()));
+        let second = Self::float_add(Self::float_mul(high, cos), Self::float_mul(low, sin));
+        Self::float_cat(vec![first, second], 2)
+    }
+
+    /// Causal grouped-query attention over a packed batch: `q [token, head, d]`, `k`/`v [row, kv_head, d]`.
+    fn packed_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, spans: Arc<Spans>) -> FloatTensor<Self> {
+        let heads = q.shape()[1];
+        let pattern = attention_pattern::<Self>(q, k, &spans);
+        Self::float_permute(Self::float_matmul(pattern, heads_first::<Self>(v, heads)), &[1, 0, 2])
+    }
+
+    /// Gradients of [`TensorOps::packed_attention`] with respect to `q`, `k` and `v`.
+    fn packed_attention_grad(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        spans: Arc<Spans>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [_, heads, d] = q.shape().dims();
+        let kv_heads = k.shape()[1];
+        let scale = 1.0 / (d as f32).sqrt();
+        let pattern = attention_pattern::<Self>(q.clone(), k.clone(), &spans);
+        let grad = Self::float_permute(grad, &[1, 0, 2]);
+        let (k, v) = (heads_first::<Self>(k, heads), heads_first::<Self>(v, heads));
+        let q = Self::float_permute(q, &[1, 0, 2]);
+        let grad_v = Self::float_matmul(Self::float_transpose(pattern.clone()), grad.clone());
+        let grad_pattern = Self::float_matmul(grad, Self::float_transpose(v));
+        let mean = Self::float_sum_dim(Self::float_mul(grad_pattern.clone(), pattern.clone()), 2);
+        let grad_scores = Self::float_mul_scalar(Self::float_mul(Self::float_sub(grad_pattern, mean), pattern), scale.into());
+        let grad_q = Self::float_matmul(grad_scores.clone(), k);
+        let grad_k = Self::float_matmul(Self::float_transpose(grad_scores), q);
+        (
+            Self::float_permute(grad_q, &[1, 0, 2]),
+            sum_groups::<Self>(grad_k, kv_heads),
+            sum_groups::<Self>(grad_v, kv_heads),
+        )
+    }
+
+    /// `silu(gate) · up`.
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let sigmoid = Self::sigmoid(gate.clone());
+        Self::float_mul(Self::float_mul(gate, sigmoid), up)
+    }
+
+    /// Gradients of [`TensorOps::swiglu`] with respect to `gate` and `up`.
+    fn swiglu_grad(gate: FloatTensor<Self>, up: FloatTensor<Self>, grad: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let s = Self::sigmoid(gate.clone());
+        let silu = Self::float_mul(gate.clone(), s.clone());
+        // silu' = s + silu (1 - s)
+        let slope = Self::float_add(s.clone(), Self::float_mul(silu.clone(), Self::float_add_scalar(Self::float_neg(s), 1f32.into())));
+        let grad_gate = Self::float_mul(Self::float_mul(grad.clone(), up), slope);
+        (grad_gate, Self::float_mul(grad, silu))
+    }
+
+    /// `scale · (x a) b`: `x [token, d_in]`, `a [d_in, rank]`, `b [rank, d_out]`.
+    fn low_rank_linear(x: FloatTensor<Self>, a: FloatTensor<Self>, b: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        // The scale goes on the narrow side: rank columns instead of d_out.
+        let narrow = Self::float_mul_scalar(Self::float_matmul(x, a), scale.into());
+        Self::float_matmul(narrow, b)
+    }
+
+    /// The `k` largest of each row, largest first, and their columns.
+    fn top_k(x: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let dtype = burn::backend::get_device_settings::<Self>(&x.device()).int_dtype;
+        Self::float_topk_with_indices(x, 1, k, dtype)
+    }
+
+    /// The `k` largest of each row of `x w_encᵀ + b_enc`: `x [token, d_in]`, `w_enc [d_sae, d_in]`, `b_enc [d_sae]`.
+    fn sparse_encode(x: FloatTensor<Self>, w_enc: FloatTensor<Self>, b_enc: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let d_sae = w_enc.shape()[0];
+        let pre = Self::float_matmul(x, Self::float_transpose(w_enc));
+        Self::top_k(Self::float_add(pre, Self::float_reshape(b_enc, Shape::from([1, d_sae]))), k)
+    }
+
+    /// `y[t] = sum_k values[t, k] · w_dec[indices[t, k]]`: `values`/`indices [token, k]`, `w_dec [d_sae, d_in]`.
+    fn sparse_decode(values: FloatTensor<Self>, indices: IntTensor<Self>, w_dec: FloatTensor<Self>) -> FloatTensor<Self> {
+        let d_sae = w_dec.shape()[0];
+        Self::float_matmul(densify::<Self>(values, indices, d_sae), w_dec)
+    }
+
+    /// `dL/dvalues[t, k] = grad[t] · w_dec[indices[t, k]]`.
+    fn sparse_decode_grad_values(grad: FloatTensor<Self>, indices: IntTensor<Self>, w_dec: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_gather(1, Self::float_matmul(grad, Self::float_transpose(w_dec)), indices)
+    }
+
+    /// `dL/dw_dec[l] = sum of values[t, k] · grad[t] over all (t, k) with indices[t, k] = l`.
+    fn sparse_decode_grad_w_dec(grad: FloatTensor<Self>, values: FloatTensor<Self>, indices: IntTensor<Self>, d_sae: usize) -> FloatTensor<Self> {
+        Self::float_matmul(Self::float_transpose(densify::<Self>(values, indices, d_sae)), grad)
+    }
+
+    /// `-log softmax(hidden · unembedᵀ)[target]` per token, in chunks, so that `[token, vocab]` never exists.
+    fn cross_entropy(hidden: FloatTensor<Self>, unembed: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        let tokens = hidden.shape()[0];
+        let chunks = chunks(tokens).map(|range| {
+            let (hidden, targets) = rows::<Self>(&hidden, &targets, range);
+            cross_entropy_chunk::<Self>(hidden, unembed.clone(), targets).0
+        });
+        Self::float_cat(chunks.collect(), 0)
+    }
+
+    /// [`TensorOps::cross_entropy`] and, in the same pass, each token's own gradient `d nll[t] / d hidden[t]`.
+    fn cross_entropy_with_grad(hidden: FloatTensor<Self>, unembed: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let tokens = hidden.shape()[0];
+        let (mut nll, mut grads) = (Vec::new(), Vec::new());
+        for range in chunks(tokens) {
+            let (hidden, targets) = rows::<Self>(&hidden, &targets, range);
+            let (loss, softmax) = cross_entropy_chunk::<Self>(hidden, unembed.clone(), targets.clone());
+            let picked = Self::float_select(unembed.clone(), 0, targets);
+            grads.push(Self::float_sub(Self::float_matmul(softmax, unembed.clone()), picked));
+            nll.push(loss);
+        }
+        (Self::float_cat(nll, 0), Self::float_cat(grads, 0))
+    }
+
+    /// One AdamW update (Loshchilov & Hutter 2019): the new parameter and both moments.
+    fn adamw(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let scaled = |t, by: f32| Self::float_mul_scalar(t, by.into());
+        let square = Self::float_mul(grad.clone(), grad.clone());
+        let first = Self::float_add(scaled(first, step.beta_1), scaled(grad, 1.0 - step.beta_1));
+        let second = Self::float_add(scaled(second, step.beta_2), scaled(square, 1.0 - step.beta_2));
+        let root = Self::float_add_scalar(Self::float_sqrt(scaled(second.clone(), step.second_correction())), step.eps.into());
+        let update = Self::float_div(scaled(first.clone(), step.first_correction() * step.lr), root);
+        let param = scaled(param, 1.0 - step.lr * step.weight_decay);
+        (Self::float_sub(param, update), first, second)
+    }
+}
+
+fn inverse_rms<B: Backend>(x: FloatTensor<B>, eps: f64) -> FloatTensor<B> {
+    let mean = B::float_mean_dim(B::float_mul(x.clone(), x), 1);
+    B::float_recip(B::float_sqrt(B::float_add_scalar(mean, eps.into())))
+}
+
+/// `[row, kv_head, d]` to `[head, row, d]`, each key/value head repeated for its group of query heads.
+fn heads_first<B: Backend>(kv: FloatTensor<B>, heads: usize) -> FloatTensor<B> {
+    let [rows, kv_heads, d] = kv.shape().dims();
+    let kv = B::float_reshape(B::float_permute(kv, &[1, 0, 2]), Shape::from([kv_heads, 1, rows, d]));
+    let kv = B::float_repeat_dim(kv, 1, heads / kv_heads);
+    B::float_reshape(kv, Shape::from([heads, rows, d]))
+}
+
+/// The reverse of [`heads_first`] for gradients: `[head, row, d]` summed over each group to `[row, kv_head, d]`.
+fn sum_groups<B: Backend>(grad: FloatTensor<B>, kv_heads: usize) -> FloatTensor<B> {
+    let [heads, rows, d] = grad.shape().dims();
+    let grad = B::float_reshape(grad, Shape::from([kv_heads, heads / kv_heads, rows, d]));
+    let grad = B::float_reshape(B::float_sum_dim(grad, 1), Shape::from([kv_heads, rows, d]));
+    B::float_permute(grad, &[1, 0, 2])
+}
+
+/// Softmax of the masked scores: `[head, query, row]`.
+fn attention_pattern<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>, spans: &Spans) -> FloatTensor<B> {
+    let [queries, heads, d] = q.shape().dims();
+    let rows = k.shape()[0];
+    spans.check(queries, rows);
+    let mask = B::float_from_data(TensorData::new(spans.mask(rows), [1, queries, rows]), &q.device());
+    let q = B::float_mul_scalar(B::float_permute(q, &[1, 0, 2]), (1.0 / (d as f32).sqrt()).into());
+    let scores = B::float_matmul(q, B::float_transpose(heads_first::<B>(k, heads)));
+    B::softmax(B::float_add(scores, mask), 2)
+}
+
+fn densify<B: Backend>(values: FloatTensor<B>, indices: IntTensor<B>, d_sae: usize) -> FloatTensor<B> {
+    let zeros = B::float_zeros(Shape::from([values.shape()[0], d_sae]), &values.device(), values.dtype().into());
+    B::float_scatter(1, zeros, indices, values, IndexingUpdateOp::Add)
+}
+
+fn chunks(tokens: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    (0..tokens).step_by(CROSS_ENTROPY_CHUNK).map(move |start| start..(start + CROSS_ENTROPY_CHUNK).min(tokens))
+}
+
+fn rows<B: Backend>(hidden: &FloatTensor<B>, targets: &IntTensor<B>, range: std::ops::Range<usize>) -> (FloatTensor<B>, IntTensor<B>) {
+    (B::float_slice(hidden.clone(), &[range.clone().into(), (..).into()]), B::int_slice(targets.clone(), &[range.into()]))
+}
+
+/// Loss `[token]` and softmax `[token, vocab]` of one chunk.
+fn cross_entropy_chunk<B: Backend>(hidden: FloatTensor<B>, unembed: FloatTensor<B>, targets: IntTensor<B>) -> (FloatTensor<B>, FloatTensor<B>) {
+    let tokens = hidden.shape()[0];
+    let logits = B::float_matmul(hidden, B::float_transpose(unembed));
+    let max = B::float_max_dim(logits.clone(), 1);
+    let exp = B::float_exp(B::float_sub(logits.clone(), max.clone()));
+    let sum = B::float_sum_dim(exp.clone(), 1);
+    let target = B::float_gather(1, logits, B::int_reshape(targets, Shape::from([tokens, 1])));
+    let nll = B::float_sub(B::float_add(B::float_log(sum.clone()), max), target);
+    (B::float_reshape(nll, Shape::from([tokens])), B::float_div(exp, sum))
+}

