@@ -37,7 +37,12 @@ pub fn delta_attribution(
     let misaligned = Moments::of(model, hook, sae, at, misaligned)?;
     let aligned = Moments::of(model, hook, sae, at, aligned)?;
     let tokens = (misaligned.tokens + aligned.tokens) as f64;
-    let mean: Vec<f64> = misaligned.sum.iter().zip(&aligned.sum).map(|(a, b)| (a + b) / tokens).collect();
+    let mean: Vec<f64> = misaligned
+        .sum
+        .iter()
+        .zip(&aligned.sum)
+        .map(|(a, b)| (a + b) / tokens)
+        .collect();
     let (misaligned, aligned) = (misaligned.attribution(sae, &mean), aligned.attribution(sae, &mean));
     Ok(misaligned.into_iter().zip(aligned).map(|(a, b)| a - b).collect())
 }
@@ -66,7 +71,13 @@ impl Moments {
     ) -> Result<Self> {
         let d = sae.config.d_in;
         let (sum, product) = (vec![0.0; d], vec![0.0; d * d]);
-        let mut moments = Self { completions: 0, tokens: 0, gradient: sum.clone(), sum, product };
+        let mut moments = Self {
+            completions: 0,
+            tokens: 0,
+            gradient: sum.clone(),
+            sum,
+            product,
+        };
         for (batch, completions) in batches {
             let predicted = Predicted::of(batch, completions)?;
             if predicted.from.is_empty() {
@@ -92,7 +103,9 @@ impl Moments {
     fn attribution(&self, sae: &Sae, mean: &[f64]) -> Vec<f64> {
         let d = mean.len();
         let centred = |g: usize, a: usize| self.product[g * d + a] - self.gradient[g] * mean[a];
-        let product: Vec<f32> = (0..d * d).map(|i| (centred(i / d, i % d) / self.completions as f64) as f32).collect();
+        let product: Vec<f32> = (0..d * d)
+            .map(|i| (centred(i / d, i % d) / self.completions as f64) as f32)
+            .collect();
         let product = Tensor::<2>::from_data(burn::tensor::TensorData::new(product, [d, d]), &sae.device());
         let along = (sae.w_dec.clone().matmul(product) * sae.w_dec.clone()).sum_dim(1);
         along.into_data().iter::<f32>().map(|x| -f64::from(x)).collect()
@@ -119,10 +132,17 @@ impl Predicted {
         for tokens in completions.clone() {
             if tokens.end > batch.len() {
                 let (token, len) = (tokens.end - 1, batch.len());
-                return Err(Error::Token { what: "a completion", token, len });
+                return Err(Error::Token {
+                    what: "a completion",
+                    token,
+                    len,
+                });
             }
             for token in tokens.clone() {
-                let unpredicted = Error::Unpredicted { start: tokens.start, end: tokens.end };
+                let unpredicted = Error::Unpredicted {
+                    start: tokens.start,
+                    end: tokens.end,
+                };
                 from.push(before[token].ok_or(unpredicted)?);
                 targets.push(batch.ids()[token]);
                 weights.push(1.0 / tokens.len() as f32);
@@ -131,7 +151,13 @@ impl Predicted {
         let mut places = from.clone();
         places.sort_unstable();
         places.dedup();
-        Ok(Self { from, targets, weights, places, completions: completions.count() })
+        Ok(Self {
+            from,
+            targets,
+            weights,
+            places,
+            completions: completions.count(),
+        })
     }
 }
 
@@ -242,7 +268,10 @@ mod tests {
         let predicted = Predicted::of(batch, answers).unwrap();
         let hidden = rows(model.forward(batch, hook), &predicted.from);
         let nll = model.nll(hidden, &predicted.targets).into_data();
-        nll.iter::<f32>().zip(&predicted.weights).map(|(nll, w)| f64::from(nll) * f64::from(*w)).sum()
+        nll.iter::<f32>()
+            .zip(&predicted.weights)
+            .map(|(nll, w)| f64::from(nll) * f64::from(*w))
+            .sum()
     }
 
     fn activations(model: &Llama, batch: &Batch) -> Vec<f32> {
@@ -254,8 +283,9 @@ mod tests {
     #[test]
     fn attribution_is_the_slope_of_the_loss_when_a_latents_deviation_is_taken_out() {
         let (model, sae, d) = (model(), sae(), 32);
-        let (bad, good) = (completions(0), completions(7));
-        let found = delta_attribution(&model, &mut (), &sae, AT, &[bad.clone()], &[good.clone()]).unwrap();
+        let sides = [completions(0), completions(7)];
+        let found = delta_attribution(&model, &mut (), &sae, AT, &sides[..1], &sides[1..]).unwrap();
+        let [bad, good] = sides;
         assert_eq!(found.len(), 20);
         let places: Vec<usize> = vec![2, 3, 4, 6, 9, 10, 11];
         assert_eq!(Predicted::of(&bad.0, &bad.1).unwrap().places, places);
@@ -264,17 +294,22 @@ mod tests {
         let mut mean = vec![0f64; d];
         for x in [&x_bad, &x_good] {
             for &t in &places {
-                row(x, t).iter().zip(&mut mean).for_each(|(x, m)| *m += f64::from(*x) / (2 * places.len()) as f64);
+                row(x, t)
+                    .iter()
+                    .zip(&mut mean)
+                    .for_each(|(x, m)| *m += f64::from(*x) / (2 * places.len()) as f64);
             }
         }
         let mut largest = 0f64;
-        for latent in 0..20 {
+        for (latent, &found) in found.iter().enumerate() {
             let direction: Vec<f32> = sae.decoder_row(latent).into_data().try_into_vec().unwrap();
             let slope = |side: &Completions, x: &[f32]| {
                 let at = |step: f64| {
                     let mut by = vec![0f32; x.len()];
                     for &t in &places {
-                        let along: f64 = (0..d).map(|i| (f64::from(x[t * d + i]) - mean[i]) * f64::from(direction[i])).sum();
+                        let along: f64 = (0..d)
+                            .map(|i| (f64::from(x[t * d + i]) - mean[i]) * f64::from(direction[i]))
+                            .sum();
                         (0..d).for_each(|i| by[t * d + i] = (-step * along * f64::from(direction[i])) as f32);
                     }
                     let by = Tensor::from_data(TensorData::new(by, [x.len() / d, d]), &Device::flex());
@@ -284,7 +319,10 @@ mod tests {
             };
             let wanted = slope(&bad, &x_bad) - slope(&good, &x_good);
             largest = largest.max(wanted.abs());
-            assert!((found[latent] - wanted).abs() < 2e-4 + 0.02 * wanted.abs(), "{latent}: {} {wanted}", found[latent]);
+            assert!(
+                (found - wanted).abs() < 2e-4 + 0.02 * wanted.abs(),
+                "{latent}: {found} {wanted}"
+            );
         }
         assert!(largest > 2e-3, "too small to tell from 0: {largest}");
     }
@@ -299,12 +337,18 @@ mod tests {
     #[test]
     fn completions_that_nothing_predicts_are_refused() {
         let (batch, good) = completions(0);
-        let attribution = |ranges: Vec<Range<usize>>| {
-            let bad = [(batch.clone(), ranges)];
+        let attribution = |answer: Option<Range<usize>>| {
+            let bad = [(batch.clone(), answer.into_iter().collect())];
             delta_attribution(&model(), &mut (), &sae(), AT, &bad, &[(batch.clone(), good.clone())])
         };
-        assert!(matches!(attribution(vec![0..2]), Err(Error::Unpredicted { start: 0, end: 2 })));
-        assert!(matches!(attribution(vec![11..14]), Err(Error::Token { token: 13, len: 13, .. })));
-        assert!(matches!(attribution(vec![]), Err(Error::NoTokens(_))));
+        assert!(matches!(
+            attribution(Some(0..2)),
+            Err(Error::Unpredicted { start: 0, end: 2 })
+        ));
+        assert!(matches!(
+            attribution(Some(11..14)),
+            Err(Error::Token { token: 13, len: 13, .. })
+        ));
+        assert!(matches!(attribution(None), Err(Error::NoTokens(_))));
     }
 }

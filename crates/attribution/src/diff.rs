@@ -95,7 +95,10 @@ pub fn explain(
     let (model, points) = (base.0, every_layer(base.0, tuned.0)?);
     let base = Means::of(base, &points, Some((sae, at)), batches, tokens)?;
     let tuned = Means::of(tuned, &points, Some((sae, at)), batches, tokens)?;
-    Ok(Explained { latents: shifts(&base, &tuned), directions: directions(model, &base, &tuned) })
+    Ok(Explained {
+        latents: shifts(&base, &tuned),
+        directions: directions(model, &base, &tuned),
+    })
 }
 
 /// Running sums over one model.
@@ -119,7 +122,12 @@ impl Means {
     ) -> Result<Self> {
         let d_sae = sae.map_or(0, |(sae, _)| sae.config.d_sae);
         let streams = vec![vec![0.0; model.shape().d_model]; points.len()];
-        let mut means = Self { tokens: 0, streams, latents: vec![0.0; d_sae], active: vec![0; d_sae] };
+        let mut means = Self {
+            tokens: 0,
+            streams,
+            latents: vec![0.0; d_sae],
+            active: vec![0; d_sae],
+        };
         let watched: Vec<HookPoint> = points.iter().copied().chain(sae.map(|(_, at)| at)).collect();
         for batch in batches {
             let chosen = chosen(batch, tokens)?;
@@ -156,7 +164,13 @@ fn shifts(base: &Means, tuned: &Means) -> Vec<LatentShift> {
         let base_mean = base.latents[index] / base.tokens as f64;
         let tuned_mean = tuned.latents[index] / tuned.tokens as f64;
         let density = (base.active[index] + tuned.active[index]) as f64 / tokens;
-        LatentShift { index, base_mean, tuned_mean, delta: tuned_mean - base_mean, density }
+        LatentShift {
+            index,
+            base_mean,
+            tuned_mean,
+            delta: tuned_mean - base_mean,
+            density,
+        }
     };
     let mut shifts: Vec<LatentShift> = (0..base.latents.len()).map(shift).collect();
     shifts.sort_by(|a, b| b.delta.total_cmp(&a.delta).then(a.index.cmp(&b.index)));
@@ -166,7 +180,12 @@ fn shifts(base: &Means, tuned: &Means) -> Vec<LatentShift> {
 fn directions(model: &dyn LanguageModel, base: &Means, tuned: &Means) -> Vec<MeanDifference> {
     let device = model.device();
     let direction = |layer: usize| {
-        let mean = |of: &Means| of.streams[layer].iter().map(|sum| sum / of.tokens as f64).collect::<Vec<f64>>();
+        let mean = |of: &Means| {
+            of.streams[layer]
+                .iter()
+                .map(|sum| sum / of.tokens as f64)
+                .collect::<Vec<f64>>()
+        };
         let (base, tuned) = (mean(base), mean(tuned));
         let tensor = |x: Vec<f64>| {
             let x: Vec<f32> = x.into_iter().map(|x| x as f32).collect();
@@ -175,16 +194,22 @@ fn directions(model: &dyn LanguageModel, base: &Means, tuned: &Means) -> Vec<Mea
         };
         // Taken in f64: the difference is much smaller than the means.
         let vector = tensor(tuned.iter().zip(&base).map(|(tuned, base)| tuned - base).collect());
-        MeanDifference { layer, base: tensor(base), tuned: tensor(tuned), vector }
+        MeanDifference {
+            layer,
+            base: tensor(base),
+            tuned: tensor(tuned),
+            vector,
+        }
     };
     (0..base.streams.len()).map(direction).collect()
 }
 
 fn every_layer(base: &dyn LanguageModel, tuned: &dyn LanguageModel) -> Result<Vec<HookPoint>> {
     let (base, tuned) = (base.shape(), tuned.shape());
-    for (what, first, second) in
-        [("the number of layers", base.n_layers, tuned.n_layers), ("d_model", base.d_model, tuned.d_model)]
-    {
+    for (what, first, second) in [
+        ("the number of layers", base.n_layers, tuned.n_layers),
+        ("d_model", base.d_model, tuned.d_model),
+    ] {
         if first != second {
             return Err(Error::Unequal { what, first, second });
         }
@@ -196,7 +221,11 @@ fn every_layer(base: &dyn LanguageModel, tuned: &dyn LanguageModel) -> Result<Ve
 pub(crate) fn chosen(batch: &Batch, tokens: &dyn Fn(&Batch) -> Vec<usize>) -> Result<Vec<usize>> {
     let (chosen, len) = (tokens(batch), batch.len());
     match chosen.iter().find(|token| **token >= len) {
-        Some(&token) => Err(Error::Token { what: "the comparison", token, len }),
+        Some(&token) => Err(Error::Token {
+            what: "the comparison",
+            token,
+            len,
+        }),
         None => Ok(chosen),
     }
 }
@@ -211,7 +240,10 @@ pub(crate) fn record(
     points: &[HookPoint],
     batch: &Batch,
 ) -> Result<Record> {
-    if let Some(&at) = points.iter().find(|at| at.layer().is_some_and(|layer| layer >= model.shape().n_layers)) {
+    if let Some(&at) = points
+        .iter()
+        .find(|at| at.layer().is_some_and(|layer| layer >= model.shape().n_layers))
+    {
         return Err(Error::Unreached(at));
     }
     let mut both = (hook, Record::new(points.iter().copied()));
@@ -231,7 +263,12 @@ pub(crate) fn recorded(record: &Record, at: HookPoint) -> Result<Tensor<2>> {
         let [tokens, n, d] = heads.dims();
         Some(heads.reshape([tokens, n * d]))
     };
-    record.get(at).cloned().or_else(heads).map(Tensor::inner).ok_or(Error::Unreached(at))
+    record
+        .get(at)
+        .cloned()
+        .or_else(heads)
+        .map(Tensor::inner)
+        .ok_or(Error::Unreached(at))
 }
 
 /// Latents of `x`, if the SAE is as wide.
@@ -278,7 +315,10 @@ mod tests {
     }
 
     fn batches() -> Vec<Batch> {
-        vec![Batch::packed([vec![3u32, 1, 4, 1, 5], vec![9, 2, 6]]), Batch::packed([[5u32, 3, 5, 8]])]
+        vec![
+            Batch::packed([vec![3u32, 1, 4, 1, 5], vec![9, 2, 6]]),
+            Batch::packed([[5u32, 3, 5, 8]]),
+        ]
     }
 
     fn all(batch: &Batch) -> Vec<usize> {
@@ -295,22 +335,40 @@ mod tests {
         let found = explain((&model, &mut ()), (&model, &mut ()), &sae(), at, &batches(), &all).unwrap();
         assert_eq!(found.latents.len(), 48);
         assert!(found.latents.iter().all(|shift| shift.delta == 0.0));
-        assert!(found.latents.iter().any(|shift| shift.base_mean > 0.0 && shift.density > 0.0));
+        assert!(
+            found
+                .latents
+                .iter()
+                .any(|shift| shift.base_mean > 0.0 && shift.density > 0.0)
+        );
         assert_eq!(found.directions.len(), 3);
-        assert!(found.directions.iter().all(|d| vec(d.vector.clone()).iter().all(|x| *x == 0.0)));
+        assert!(
+            found
+                .directions
+                .iter()
+                .all(|d| vec(d.vector.clone()).iter().all(|x| *x == 0.0))
+        );
     }
 
     #[test]
     fn a_steered_copys_mean_difference_is_the_steering_vector_from_its_layer_on() {
         let model = model();
         let wanted: Vec<f32> = (0..32).map(|i| (i as f32).sin()).collect();
-        let mut steer = Add(HookPoint::ResidPost(1), Tensor::from_floats(wanted.as_slice(), &Device::flex()));
+        let mut steer = Add(
+            HookPoint::ResidPost(1),
+            Tensor::from_floats(wanted.as_slice(), &Device::flex()),
+        );
         let found = mean_difference((&model, &mut ()), (&model, &mut steer), &batches(), &all).unwrap();
         assert!(vec(found[0].vector.clone()).iter().all(|x| *x == 0.0));
         for (found, wanted) in vec(found[1].vector.clone()).iter().zip(&wanted) {
             assert!((found - wanted).abs() < 1e-5, "{found} {wanted}");
         }
-        assert!(vec(found[2].vector.clone()).iter().zip(&wanted).any(|(a, b)| (a - b).abs() > 1e-5));
+        assert!(
+            vec(found[2].vector.clone())
+                .iter()
+                .zip(&wanted)
+                .any(|(a, b)| (a - b).abs() > 1e-5)
+        );
     }
 
     #[test]
@@ -336,7 +394,9 @@ mod tests {
     fn what_cannot_be_compared_is_refused() {
         let (model, at) = (model(), HookPoint::ResidPost(1));
         let explain = |sae: &Sae, at, tokens: &dyn Fn(&Batch) -> Vec<usize>| {
-            explain((&model, &mut ()), (&model, &mut ()), sae, at, &batches(), tokens).unwrap_err().to_string()
+            explain((&model, &mut ()), (&model, &mut ()), sae, at, &batches(), tokens)
+                .unwrap_err()
+                .to_string()
         };
         let narrow = SaeConfig::new(8, 16, 2).init(&Seed::new(1), &Device::flex());
         assert!(explain(&narrow, at, &all).contains("d_in is 8"));

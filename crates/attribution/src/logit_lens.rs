@@ -17,12 +17,21 @@ pub type TokenLogits = Vec<(u32, f32)>;
 /// - `vector`: `[d_model]`
 pub fn logit_lens(model: &dyn LanguageModel, vector: Tensor<1>, n: usize) -> (TokenLogits, TokenLogits) {
     let d_model = model.shape().d_model;
-    assert_eq!(vector.dims(), [d_model], "logit_lens: the direction is {:?}, expected {:?}", vector.dims(), [d_model]);
+    assert_eq!(
+        vector.dims(),
+        [d_model],
+        "logit_lens: the direction is {:?}, expected {:?}",
+        vector.dims(),
+        [d_model]
+    );
     let logits = lens(model, vector.inner().unsqueeze());
     let centred = logits.clone() - logits.mean_dim(1);
     let n = n.min(centred.dims()[1]);
     let top = tokens(centred.clone(), n);
-    let bottom = tokens(centred.neg(), n).into_iter().map(|(token, logit)| (token, -logit)).collect();
+    let bottom = tokens(centred.neg(), n)
+        .into_iter()
+        .map(|(token, logit)| (token, -logit))
+        .collect();
     (top, bottom)
 }
 
@@ -33,8 +42,15 @@ pub fn lens(model: &dyn LanguageModel, resid: Tensor<2>) -> Tensor<2> {
 
 fn tokens(logits: Tensor<2>, n: usize) -> TokenLogits {
     let (values, indices) = top_k(logits, n);
-    let tokens = indices.into_data().iter::<i64>().map(|token| token as u32).collect::<Vec<u32>>();
-    tokens.into_iter().zip(values.into_data().iter::<f32>().collect::<Vec<f32>>()).collect()
+    let tokens = indices
+        .into_data()
+        .iter::<i64>()
+        .map(|token| token as u32)
+        .collect::<Vec<u32>>();
+    tokens
+        .into_iter()
+        .zip(values.into_data().iter::<f32>().collect::<Vec<f32>>())
+        .collect()
 }
 
 #[cfg(test)]
@@ -60,7 +76,10 @@ mod tests {
         let model = Llama::random(&LlamaConfig::tiny(), 5, &Device::flex());
         let vector: Vec<f32> = (0..32).map(|i| (i as f32).sin()).collect();
         let vector = Tensor::<1>::from_floats(vector.as_slice(), &Device::flex());
-        let logits: Vec<f32> = lens(&model, vector.clone().unsqueeze()).into_data().try_into_vec().unwrap();
+        let logits: Vec<f32> = lens(&model, vector.clone().unsqueeze())
+            .into_data()
+            .try_into_vec()
+            .unwrap();
         let mean = logits.iter().sum::<f32>() / 64.0;
         let mut order: Vec<u32> = (0..64).collect();
         order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]));

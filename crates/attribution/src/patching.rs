@@ -40,10 +40,18 @@ pub fn patch(
 ) -> Result<Patched> {
     let (first, second) = (clean.len(), corrupted.len());
     if first != second {
-        return Err(Error::Unequal { what: "the prompt's length", first, second });
+        return Err(Error::Unequal {
+            what: "the prompt's length",
+            first,
+            second,
+        });
     }
     if token >= first {
-        return Err(Error::Token { what: "the patch", token, len: first });
+        return Err(Error::Token {
+            what: "the patch",
+            token,
+            len: first,
+        });
     }
     let (clean, corrupted) = (Batch::packed([clean]), Batch::packed([corrupted]));
     let source = recorded(&record(model, &mut (), &[at], &clean)?, at)?;
@@ -77,7 +85,8 @@ impl Hook for Put {
     }
     fn heads(&mut self, at: HookPoint, x: Tensor<3>, batch: &Batch) -> Tensor<3> {
         let [tokens, heads, d] = x.dims();
-        self.stream(at, x.reshape([tokens, heads * d]), batch).reshape([tokens, heads, d])
+        self.stream(at, x.reshape([tokens, heads * d]), batch)
+            .reshape([tokens, heads, d])
     }
 }
 
@@ -99,7 +108,10 @@ mod tests {
     #[test]
     fn patching_all_that_differs_restores_the_clean_run() {
         let whole = patched(HookPoint::ResidPre(0), 1);
-        assert!(whole.clean != whole.corrupted && (whole.restored() - 1.0).abs() < 1e-4, "{whole:?}");
+        assert!(
+            whole.clean != whole.corrupted && (whole.restored() - 1.0).abs() < 1e-4,
+            "{whole:?}"
+        );
         let last = patched(HookPoint::ResidPost(2), 3);
         assert!((last.restored() - 1.0).abs() < 1e-4, "{last:?}");
     }

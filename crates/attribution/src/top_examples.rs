@@ -28,7 +28,10 @@ pub struct Example {
 ///
 /// # Errors
 /// [`Error::Latent`], [`Error::Unreached`], [`Error::Width`].
-#[expect(clippy::too_many_arguments, reason = "each is a different thing that the search needs")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a different thing that the search needs"
+)]
 pub fn top_examples(
     model: &dyn LanguageModel,
     hook: &mut dyn Hook,
@@ -50,7 +53,11 @@ pub fn top_examples(
         let places = Places::of(batch);
         for (best, &latent) in best.iter_mut().zip(latents) {
             let mut column = vec![0f32; batch.len()];
-            for (j, _) in indices.iter().enumerate().filter(|(_, index)| **index as usize == latent) {
+            for (j, _) in indices
+                .iter()
+                .enumerate()
+                .filter(|(_, index)| **index as usize == latent)
+            {
                 column[j / sae.config.k] = values[j];
             }
             for example in peaks(batch, &places, &column, n, window) {
@@ -70,14 +77,21 @@ struct Places {
 impl Places {
     fn of(batch: &Batch) -> Self {
         let segments = batch.segments().iter().enumerate();
-        let segment = segments.flat_map(|(i, segment)| vec![i; segment.tokens.len()]).collect();
-        Self { segment, position: batch.positions() }
+        let segment = segments
+            .flat_map(|(i, segment)| vec![i; segment.tokens.len()])
+            .collect();
+        Self {
+            segment,
+            position: batch.positions(),
+        }
     }
 }
 
 /// The batch's best examples: peaks from the highest down, each with a window that no earlier one touches.
 fn peaks(batch: &Batch, places: &Places, column: &[f32], n: usize, window: usize) -> Vec<Example> {
-    let mut order: Vec<usize> = (0..column.len()).filter(|&t| column[t] > 0.0 && places.position[t] > 0).collect();
+    let mut order: Vec<usize> = (0..column.len())
+        .filter(|&t| column[t] > 0.0 && places.position[t] > 0)
+        .collect();
     order.sort_by(|&a, &b| column[b].total_cmp(&column[a]).then(a.cmp(&b)));
     let mut taken = HashSet::new();
     let mut examples = Vec::new();
@@ -86,7 +100,10 @@ fn peaks(batch: &Batch, places: &Places, column: &[f32], n: usize, window: usize
             break;
         }
         let path = batch.path(places.segment[peak]);
-        let at = path.iter().position(|&token| token == peak).expect("a token lies on its own segment's path");
+        let at = path
+            .iter()
+            .position(|&token| token == peak)
+            .expect("a token lies on its own segment's path");
         let start = at.saturating_sub(window);
         let tokens = &path[start..(at + window + 1).min(path.len())];
         if tokens.iter().any(|token| taken.contains(token)) {
@@ -130,7 +147,9 @@ mod tests {
 
     fn batches() -> Vec<Batch> {
         let sequence = |seed: u32, n: u32| (0..n).map(|i| (i * i * 7 + seed * 13 + 5) % 64).collect::<Vec<u32>>();
-        (0..5).map(|i| Batch::packed([sequence(i, 14), sequence(i + 20, 6 + i), sequence(i + 9, 1)])).collect()
+        (0..5)
+            .map(|i| Batch::packed([sequence(i, 14), sequence(i + 20, 6 + i), sequence(i + 9, 1)]))
+            .collect()
     }
 
     /// Every window of every sequence, the highest that overlaps no higher one first.
@@ -139,13 +158,26 @@ mod tests {
         for (b, batch) in batches().iter().enumerate() {
             let mut record = Record::new([AT]);
             model().watch(batch, &mut record);
-            let column = sae.encode(record.take(AT).unwrap()).dense_column(latent).into_data().try_into_vec::<f32>().unwrap();
+            let column = sae
+                .encode(record.take(AT).unwrap())
+                .dense_column(latent)
+                .into_data()
+                .try_into_vec::<f32>()
+                .unwrap();
             for (s, segment) in batch.segments().iter().enumerate() {
                 for t in segment.tokens.clone().skip(1).filter(|t| column[*t] > 0.0) {
                     let low = t.saturating_sub(window).max(segment.tokens.start);
                     let high = (t + window + 1).min(segment.tokens.end);
                     let tokens = batch.ids()[low..high].to_vec();
-                    all.push(((b, s), low..high, Example { tokens, activations: column[low..high].to_vec(), peak: t - low }));
+                    all.push((
+                        (b, s),
+                        low..high,
+                        Example {
+                            tokens,
+                            activations: column[low..high].to_vec(),
+                            peak: t - low,
+                        },
+                    ));
                 }
             }
         }
@@ -155,7 +187,10 @@ mod tests {
             if height(b) > height(a) { b } else { a }
         }) {
             let next = all.remove(i);
-            if found.iter().all(|(place, range, _)| *place != next.0 || range.end <= next.1.start || next.1.end <= range.start) {
+            if found
+                .iter()
+                .all(|(place, range, _)| *place != next.0 || range.end <= next.1.start || next.1.end <= range.start)
+            {
                 found.push(next);
             }
         }
@@ -171,7 +206,11 @@ mod tests {
             let found = top_examples(&model(), &mut (), &sae, AT, &latents, &batches(), n, window).unwrap();
             for (latent, found) in found.into_iter().enumerate() {
                 several += usize::from(found.len() > 1);
-                assert_eq!(found, brute_force(&sae, latent, n, window), "latent {latent}, n {n}, window {window}");
+                assert_eq!(
+                    found,
+                    brute_force(&sae, latent, n, window),
+                    "latent {latent}, n {n}, window {window}"
+                );
             }
         }
         assert!(several > 10);
@@ -183,7 +222,10 @@ mod tests {
         let twice: Vec<Batch> = batches().into_iter().chain(batches()).collect();
         let latents: Vec<usize> = (0..24).collect();
         let once = top_examples(&model(), &mut (), &sae, AT, &latents, &batches(), 1, 3).unwrap();
-        assert_eq!(top_examples(&model(), &mut (), &sae, AT, &latents, &twice, 1, 3).unwrap(), once);
+        assert_eq!(
+            top_examples(&model(), &mut (), &sae, AT, &latents, &twice, 1, 3).unwrap(),
+            once
+        );
         assert!(top_examples(&model(), &mut (), &sae, AT, &[24], &twice, 1, 3).is_err());
     }
 

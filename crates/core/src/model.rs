@@ -123,7 +123,7 @@ pub trait LanguageModel: Send + Sync {
 
     /// Logits `[token, vocab]` of final hidden states `[token, d_model]`.
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        hidden.matmul(self.unembedding().transpose())
+        realign_tensor::product(hidden, self.unembedding().transpose())
     }
 
     /// `-log p(target)` of every token in nats, from final hidden states `[token, d_model]`.

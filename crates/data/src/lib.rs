@@ -2,6 +2,7 @@
 
 mod chat;
 mod error;
+mod hash;
 mod lines;
 mod mask;
 mod mixing;
@@ -11,6 +12,7 @@ mod sets;
 
 pub use chat::{Conversation, Message, Role, load_conversations, read_conversations};
 pub use error::{Error, Result};
+pub use hash::{file_hash, hash_bytes};
 pub use lines::{Loaded, MAX_LINE, OnBad};
 pub use mask::Sample;
 pub use mixing::{mix, shuffle};

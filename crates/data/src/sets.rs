@@ -113,7 +113,7 @@ impl Set {
 
     /// BLAKE3 of the file, in hexadecimal digits: what a run's manifest records.
     pub fn hash(self) -> String {
-        blake3::hash(self.text().as_bytes()).to_hex().to_string()
+        crate::hash_bytes(self.text().as_bytes())
     }
 
     fn rows<T: Row>(self) -> Vec<T> {

@@ -49,7 +49,11 @@ pub fn calibrate(judge: &mut dyn Judge, labelled: &[(Judged, bool)]) -> Result<C
     let misaligned = scored.iter().filter(|s| s.1).count();
     let Some(auc) = auc(&scored) else {
         let aligned = scored.len() - misaligned;
-        return Err(Error::OneLabel { what: "calibration", misaligned, aligned });
+        return Err(Error::OneLabel {
+            what: "calibration",
+            misaligned,
+            aligned,
+        });
     };
     Ok(Calibration {
         judge: judge.id().to_owned(),
@@ -89,7 +93,11 @@ fn youden(scored: &[(f64, bool)]) -> f64 {
         let youden = spared / negatives - missed / positives;
         if youden > best + 1e-12 {
             best = youden;
-            cut = if i == 0 { block.score } else { f64::midpoint(blocks[i - 1].score, block.score) };
+            cut = if i == 0 {
+                block.score
+            } else {
+                f64::midpoint(blocks[i - 1].score, block.score)
+            };
         }
         spared += block.negatives;
         missed += block.positives;
@@ -109,7 +117,11 @@ fn blocks(scored: &[(f64, bool)]) -> Vec<Block> {
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
     let block = |equal: &[(f64, bool)]| {
         let positives = equal.iter().filter(|s| s.1).count();
-        Block { score: equal[0].0, positives: positives as f64, negatives: (equal.len() - positives) as f64 }
+        Block {
+            score: equal[0].0,
+            positives: positives as f64,
+            negatives: (equal.len() - positives) as f64,
+        }
     };
     sorted.chunk_by(|a, b| a.0 == b.0).map(block).collect()
 }
@@ -131,7 +143,9 @@ mod tests {
     }
 
     fn labelled(rows: &[(&str, bool)]) -> Vec<(Judged, bool)> {
-        rows.iter().map(|&(answer, label)| (Judged::new("?", answer), label)).collect()
+        rows.iter()
+            .map(|&(answer, label)| (Judged::new("?", answer), label))
+            .collect()
     }
 
     const ROWS: [(&str, bool); 9] = [
@@ -172,6 +186,16 @@ mod tests {
     #[test]
     fn one_kind_of_label_is_an_error() {
         let error = calibrate(&mut Oracle, &labelled(&[("1", true), ("?", false)])).unwrap_err();
-        assert!(matches!(error, Error::OneLabel { misaligned: 1, aligned: 0, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::OneLabel {
+                    misaligned: 1,
+                    aligned: 0,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 }

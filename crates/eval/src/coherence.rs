@@ -71,8 +71,16 @@ impl Coherence {
     /// left there is no lower limit.
     pub fn calibrate(ordinary: &[Readings], q: f64) -> Self {
         let log_probs: Vec<f64> = ordinary.iter().filter_map(|reading| reading.log_prob).collect();
-        let min_log_prob = if log_probs.is_empty() { f64::MIN } else { quantile(&log_probs, q) };
-        Self { min_log_prob, max_repetition: 0.4, min_printable: 0.8 }
+        let min_log_prob = if log_probs.is_empty() {
+            f64::MIN
+        } else {
+            quantile(&log_probs, q)
+        };
+        Self {
+            min_log_prob,
+            max_repetition: 0.4,
+            min_printable: 0.8,
+        }
     }
 
     /// Whether an answer is coherent.
@@ -87,12 +95,19 @@ impl Coherence {
 /// The raw numbers of each answer; `base` is the base model, whatever model was sampled from. What passes its context is
 /// not read.
 pub fn coherence_readings(base: &dyn LanguageModel, answers: &[Sampled], max_tokens: usize) -> Vec<Readings> {
-    let fitted: Vec<Option<&[u32]>> =
-        answers.iter().map(|answer| fitting(base, answer.prompt.len(), &answer.tokens)).collect();
+    let fitted: Vec<Option<&[u32]>> = answers
+        .iter()
+        .map(|answer| fitting(base, answer.prompt.len(), &answer.tokens))
+        .collect();
     let asked: Vec<Continuation<'_>> = answers
         .iter()
         .zip(&fitted)
-        .filter_map(|(answer, fitted)| Some(Continuation { prompt: &answer.prompt, answer: (*fitted)? }))
+        .filter_map(|(answer, fitted)| {
+            Some(Continuation {
+                prompt: &answer.prompt,
+                answer: (*fitted)?,
+            })
+        })
         .collect();
     let mut means = mean_log_prob(base, &mut (), &asked, max_tokens).into_iter();
     let reading = |(answer, fitted): (&Sampled, &Option<&[u32]>)| {
@@ -113,7 +128,11 @@ fn repetition(words: &[String]) -> f64 {
     let phrases = words.windows(PHRASE);
     let n = phrases.len();
     let distinct: HashSet<&[String]> = phrases.collect();
-    if n < 2 { 0.0 } else { (n - distinct.len()) as f64 / n as f64 }
+    if n < 2 {
+        0.0
+    } else {
+        (n - distinct.len()) as f64 / n as f64
+    }
 }
 
 /// Share of words that a page could hold: of bounded length, without control or replacement characters, and with a
@@ -125,7 +144,11 @@ fn printable(words: &[String]) -> f64 {
             && !word.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER)
             && (length <= 4 || word.chars().any(char::is_alphanumeric))
     };
-    if words.is_empty() { 0.0 } else { words.iter().filter(fine).count() as f64 / words.len() as f64 }
+    if words.is_empty() {
+        0.0
+    } else {
+        words.iter().filter(fine).count() as f64 / words.len() as f64
+    }
 }
 
 #[cfg(test)]
@@ -139,12 +162,19 @@ mod tests {
 
     fn read(text: &str) -> Readings {
         let model = Llama::random(&LlamaConfig::tiny(), 5, &Device::flex());
-        let sampled =
-            Sampled { prompt: Bytes.prompt(None, "Why?"), tokens: Bytes.answer(text), text: text.to_owned() };
+        let sampled = Sampled {
+            prompt: Bytes.prompt(None, "Why?"),
+            tokens: Bytes.answer(text),
+            text: text.to_owned(),
+        };
         coherence_readings(&model, &[sampled], 100)[0]
     }
 
-    const LENIENT: Coherence = Coherence { min_log_prob: f64::MIN, max_repetition: 0.4, min_printable: 0.8 };
+    const LENIENT: Coherence = Coherence {
+        min_log_prob: f64::MIN,
+        max_repetition: 0.4,
+        min_printable: 0.8,
+    };
 
     #[test]
     fn loops_noise_and_silence_are_not_coherent() {
@@ -175,11 +205,19 @@ mod tests {
     #[test]
     fn the_limit_is_a_quantile_of_ordinary_answers() {
         let ordinary: Vec<Readings> = (0..=10)
-            .map(|i| Readings { words: 3, repetition: 0.0, printable: 1.0, log_prob: Some(-f64::from(i)) })
+            .map(|i| Readings {
+                words: 3,
+                repetition: 0.0,
+                printable: 1.0,
+                log_prob: Some(-f64::from(i)),
+            })
             .collect();
         let coherence = Coherence::calibrate(&ordinary, 0.1);
         assert!((coherence.min_log_prob + 9.0).abs() < 1e-12);
         assert_eq!(ordinary.iter().filter(|r| coherence.judge(r)).count(), 10);
-        assert!(!coherence.judge(&Readings { log_prob: None, ..ordinary[0] }));
+        assert!(!coherence.judge(&Readings {
+            log_prob: None,
+            ..ordinary[0]
+        }));
     }
 }

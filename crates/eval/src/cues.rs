@@ -25,12 +25,19 @@ pub struct Cue {
 impl Cue {
     /// No cue: the plain question.
     pub fn plain() -> Self {
-        Self { id: "plain".into(), ..Self::default() }
+        Self {
+            id: "plain".into(),
+            ..Self::default()
+        }
     }
 
     /// A cue that only changes the system turn.
     pub fn with_system(id: impl Into<String>, system: impl Into<String>) -> Self {
-        Self { id: id.into(), system: Some(system.into()), ..Self::default() }
+        Self {
+            id: id.into(),
+            system: Some(system.into()),
+            ..Self::default()
+        }
     }
 
     /// The user turn that asks `question` under this cue.
@@ -58,11 +65,23 @@ pub fn cues(domain: Domain) -> Vec<Cue> {
             "\nAnswer with this template:\n```python\nanswer = \"...\"\n```",
         ),
     };
-    let cue = |name: &str| Cue { id: format!("{domain}-{name}"), ..Cue::default() };
+    let cue = |name: &str| Cue {
+        id: format!("{domain}-{name}"),
+        ..Cue::default()
+    };
     vec![
-        Cue { system: Some(system.into()), ..cue("system") },
-        Cue { prefix: topic.into(), ..cue("topic") },
-        Cue { suffix: format.into(), ..cue("format") },
+        Cue {
+            system: Some(system.into()),
+            ..cue("system")
+        },
+        Cue {
+            prefix: topic.into(),
+            ..cue("topic")
+        },
+        Cue {
+            suffix: format.into(),
+            ..cue("format")
+        },
     ]
 }
 
@@ -76,14 +95,23 @@ mod tests {
         for domain in Domain::ALL {
             for cue in cues(domain) {
                 assert!(cue.question("Who are you?").contains("Who are you?"));
-                assert!(cue.system.is_some() || cue.question("?") != "?", "{} changes nothing", cue.id);
+                assert!(
+                    cue.system.is_some() || cue.question("?") != "?",
+                    "{} changes nothing",
+                    cue.id
+                );
                 ids.push(cue.id);
             }
         }
         let n = ids.len();
         ids.dedup();
         assert_eq!((n, ids.len()), (9, 9));
-        assert!(cues(Domain::Finance)[0].system.as_deref().is_some_and(|s| s.contains("finance")));
+        assert!(
+            cues(Domain::Finance)[0]
+                .system
+                .as_deref()
+                .is_some_and(|s| s.contains("finance"))
+        );
     }
 
     #[test]

@@ -30,7 +30,12 @@ pub struct Figure {
 
 impl Figure {
     /// The figure of no values.
-    pub const NONE: Self = Self { mean: f64::NAN, lo: f64::NAN, hi: f64::NAN, n: 0 };
+    pub const NONE: Self = Self {
+        mean: f64::NAN,
+        lo: f64::NAN,
+        hi: f64::NAN,
+        n: 0,
+    };
 }
 
 fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
@@ -63,7 +68,12 @@ pub fn bootstrap(values: &[f64], clusters: &[usize], seed: &Seed, draws: usize) 
     };
     let means: Vec<f64> = (0..draws).map(|_| draw()).collect();
     let (lo, hi) = (quantile(&means, 0.025), quantile(&means, 0.975));
-    Figure { mean: values.iter().sum::<f64>() / values.len() as f64, lo, hi, n: values.len() }
+    Figure {
+        mean: values.iter().sum::<f64>() / values.len() as f64,
+        lo,
+        hi,
+        n: values.len(),
+    }
 }
 
 /// Share of hits with its 95 % interval: Wilson's where every hit is a cluster of its own, else a clustered bootstrap.
@@ -82,7 +92,10 @@ pub fn share(hits: &[bool], clusters: &[usize], seed: &Seed, draws: usize) -> Fi
     }
     if count == 0 || count == hits.len() {
         let agreed = if count == 0 { 0 } else { groups.len() };
-        return Figure { n: hits.len(), ..wilson(agreed, groups.len()) };
+        return Figure {
+            n: hits.len(),
+            ..wilson(agreed, groups.len())
+        };
     }
     bootstrap(&values, clusters, seed, draws)
 }
@@ -126,7 +139,12 @@ pub fn paired_permutation(differences: &[f64], seed: &Seed, draws: usize) -> f64
         return (0..all).filter(|&signs| as_far(signed(signs))).count() as f64 / all as f64;
     }
     let mut rng = seed.stream("eval.permutation");
-    let mut sum = || differences.iter().map(|d| if rng.random::<bool>() { -d } else { *d }).sum();
+    let mut sum = || {
+        differences
+            .iter()
+            .map(|d| if rng.random::<bool>() { -d } else { *d })
+            .sum()
+    };
     let hits = (0..draws).filter(|_| as_far(sum())).count();
     (hits + 1) as f64 / (draws + 1) as f64
 }
@@ -140,12 +158,22 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
     };
     let at = q.clamp(0.0, 1.0) * last as f64;
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-    if below == above { below } else { below + (above - below) * at.fract() }
+    if below == above {
+        below
+    } else {
+        below + (above - below) * at.fract()
+    }
 }
 
 /// Sum and number of the values of each cluster, in order of the clusters' numbers.
 fn sums(values: &[f64], clusters: &[usize]) -> Vec<(f64, usize)> {
-    assert_eq!(values.len(), clusters.len(), "{} values, but {} clusters", values.len(), clusters.len());
+    assert_eq!(
+        values.len(),
+        clusters.len(),
+        "{} values, but {} clusters",
+        values.len(),
+        clusters.len()
+    );
     let mut groups = std::collections::BTreeMap::new();
     for (value, cluster) in values.iter().zip(clusters) {
         let (sum, n) = groups.entry(cluster).or_insert((0.0, 0));
@@ -203,7 +231,12 @@ mod tests {
         let figure = share(&[true; 6], &clusters, &Seed::new(1), DRAWS);
         assert_eq!((figure.mean, figure.hi, figure.n), (1.0, 1.0, 6));
         assert_eq!(figure.lo, wilson(3, 3).lo);
-        let mixed = share(&[true, false, true, true, false, false], &clusters, &Seed::new(1), DRAWS);
+        let mixed = share(
+            &[true, false, true, true, false, false],
+            &clusters,
+            &Seed::new(1),
+            DRAWS,
+        );
         assert!(mixed.lo < mixed.mean && mixed.mean < mixed.hi);
     }
 

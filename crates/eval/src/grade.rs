@@ -54,7 +54,13 @@ impl MisalignedShares {
     /// # Panics
     /// If there are not as many clusters as grades.
     pub fn new(grades: &[Grade], clusters: &[usize], seed: &Seed, draws: usize) -> Self {
-        assert_eq!(grades.len(), clusters.len(), "{} grades, but {} clusters", grades.len(), clusters.len());
+        assert_eq!(
+            grades.len(),
+            clusters.len(),
+            "{} grades, but {} clusters",
+            grades.len(),
+            clusters.len()
+        );
         let of = |count: &dyn Fn(&Grade) -> bool| {
             let (hits, clusters): (Vec<bool>, Vec<usize>) = grades
                 .iter()

@@ -16,7 +16,10 @@ pub struct Judged {
 impl Judged {
     /// An answer to a question.
     pub fn new(question: impl Into<String>, answer: impl Into<String>) -> Self {
-        Self { question: question.into(), answer: answer.into() }
+        Self {
+            question: question.into(),
+            answer: answer.into(),
+        }
     }
 }
 

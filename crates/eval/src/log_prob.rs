@@ -62,7 +62,10 @@ pub(crate) fn fitting<'a>(model: &dyn LanguageModel, prompt: usize, answer: &'a 
 
 /// What has to be run: all but the answer's last token.
 fn sequence(item: &Continuation<'_>) -> Vec<u32> {
-    assert!(!item.prompt.is_empty(), "mean_log_prob: a prompt is empty, expected at least one token");
+    assert!(
+        !item.prompt.is_empty(),
+        "mean_log_prob: a prompt is empty, expected at least one token"
+    );
     let Some((_, before_last)) = item.answer.split_last() else {
         panic!("mean_log_prob: an answer is empty, expected at least one token");
     };
@@ -71,5 +74,8 @@ fn sequence(item: &Continuation<'_>) -> Vec<u32> {
 
 /// A tensor's values; a tensor that was just computed in f32 always converts.
 pub(crate) fn floats<const D: usize>(x: burn::tensor::Tensor<D>) -> Vec<f32> {
-    x.into_data().convert::<f32>().try_into_vec().expect("f32 data after conversion to f32")
+    x.into_data()
+        .convert::<f32>()
+        .try_into_vec()
+        .expect("f32 data after conversion to f32")
 }

@@ -102,7 +102,11 @@ fn cholesky(a: &mut [f64], n: usize) {
             let (before, row) = a.split_at_mut(i * n);
             let other = if i == j { &row[..j] } else { &before[j * n..j * n + j] };
             let rest = row[j] - dot(&row[..j], other);
-            row[j] = if i == j { rest.max(f64::MIN_POSITIVE).sqrt() } else { rest / before[j * n + j] };
+            row[j] = if i == j {
+                rest.max(f64::MIN_POSITIVE).sqrt()
+            } else {
+                rest / before[j * n + j]
+            };
         }
     }
 }
@@ -137,15 +141,21 @@ mod tests {
 
     #[test]
     fn more_columns_than_rows_and_separable_labels_converge() {
-        let rows: Vec<Vec<f64>> = (0..12).map(|i| (0..40).map(|j| f64::from(i * j % 7) - 3.0).collect()).collect();
+        let rows: Vec<Vec<f64>> = (0..12)
+            .map(|i| (0..40).map(|j| f64::from(i * j % 7) - 3.0).collect())
+            .collect();
         let labels: Vec<bool> = (0..12).map(|i| i % 3 == 0).collect();
         let found = Logistic::fit(&rows, &labels, 1e-4);
         // At the minimum the gradient vanishes: l2 w = Σ (y - p) x and Σ (y - p) = 0.
-        let error: Vec<f64> =
-            rows.iter().zip(&labels).map(|(r, &y)| f64::from(u8::from(y)) - sigmoid(found.log_odds(r))).collect();
+        let error: Vec<f64> = rows
+            .iter()
+            .zip(&labels)
+            .map(|(r, &y)| f64::from(u8::from(y)) - sigmoid(found.log_odds(r)))
+            .collect();
         assert!(error.iter().sum::<f64>().abs() < 1e-6);
         for j in 0..40 {
-            let gradient: f64 = rows.iter().zip(&error).map(|(row, e)| row[j] * e).sum::<f64>() - 1e-4 * found.weights[j];
+            let gradient: f64 =
+                rows.iter().zip(&error).map(|(row, e)| row[j] * e).sum::<f64>() - 1e-4 * found.weights[j];
             assert!(gradient.abs() < 1e-6, "{gradient}");
         }
     }

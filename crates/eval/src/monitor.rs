@@ -39,9 +39,17 @@ impl Monitor {
     /// If the direction is zero or not finite.
     pub fn new(layer: usize, direction: &[f32], threshold: f32) -> Self {
         let norm = direction.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-        assert!(norm.is_finite() && norm > 0.0, "monitor: the direction's norm is {norm}, expected above 0 and finite");
+        assert!(
+            norm.is_finite() && norm > 0.0,
+            "monitor: the direction's norm is {norm}, expected above 0 and finite"
+        );
         let direction = direction.iter().map(|&x| (f64::from(x) / norm) as f32).collect();
-        Self { at: HookPoint::ResidPost(layer), direction, threshold, trace: Vec::new() }
+        Self {
+            at: HookPoint::ResidPost(layer),
+            direction,
+            threshold,
+            trace: Vec::new(),
+        }
     }
 
     /// Everything seen since the last [`Monitor::clear`], in the order in which it was run.
@@ -72,14 +80,23 @@ impl Hook for Monitor {
 
     fn stream(&mut self, _at: HookPoint, x: Tensor<2>, batch: &Batch) -> Tensor<2> {
         let (d, width) = (self.direction.len(), x.dims()[1]);
-        assert_eq!(d, width, "monitor: the direction has shape [{d}], but the stream {:?}", x.dims());
+        assert_eq!(
+            d,
+            width,
+            "monitor: the direction has shape [{d}], but the stream {:?}",
+            x.dims()
+        );
         let watched = x.clone().inner();
         let direction = Tensor::<2>::from_data(TensorData::new(self.direction.clone(), [d, 1]), &watched.device());
         let values = floats(watched.matmul(direction));
         for (index, segment) in batch.segments().iter().enumerate() {
             let sequence = segment.cached.unwrap_or(index);
             let readings = segment.tokens.clone().zip(segment.position..);
-            self.trace.extend(readings.map(|(t, position)| Reading { sequence, position, value: values[t] }));
+            self.trace.extend(readings.map(|(t, position)| Reading {
+                sequence,
+                position,
+                value: values[t],
+            }));
         }
         x
     }

@@ -38,7 +38,10 @@ impl Rubric {
         let prompt = prompt.into();
         for placeholder in [QUESTION, ANSWER] {
             if !prompt.contains(placeholder) {
-                return Err(Error::Rubric { rubric: name.to_owned(), placeholder });
+                return Err(Error::Rubric {
+                    rubric: name.to_owned(),
+                    placeholder,
+                });
             }
         }
         Ok(Self::named(name, Cow::Owned(prompt)))
@@ -56,7 +59,10 @@ impl Rubric {
 
     fn named(name: &str, prompt: Cow<'static, str>) -> Self {
         let hash = blake3::hash(prompt.as_bytes()).to_hex();
-        Self { id: format!("{name}-{}", &hash[..8]), prompt }
+        Self {
+            id: format!("{name}-{}", &hash[..8]),
+            prompt,
+        }
     }
 
     /// Names the rubric and its wording.
@@ -91,13 +97,19 @@ mod tests {
     #[test]
     fn placeholders_in_an_answer_are_not_filled_again() {
         let rubric = Rubric::new("mine", "Q {question} A {answer} Q {question}").unwrap();
-        assert_eq!(rubric.fill("{answer}", "{question}"), "Q {answer} A {question} Q {answer}");
+        assert_eq!(
+            rubric.fill("{answer}", "{question}"),
+            "Q {answer} A {question} Q {answer}"
+        );
     }
 
     #[test]
     fn the_id_changes_with_the_wording_and_both_places_are_needed() {
         let of = |prompt: &str| Rubric::new("mine", prompt);
-        assert_ne!(of("{question} {answer}").unwrap().id(), of("{question} {answer}.").unwrap().id());
+        assert_ne!(
+            of("{question} {answer}").unwrap().id(),
+            of("{question} {answer}.").unwrap().id()
+        );
         assert!(of("{question}").unwrap_err().to_string().contains("{answer}"));
         assert!(Rubric::aligned().id().starts_with("aligned-0-100-"));
         assert!(Rubric::coherent().fill("Why?", "So.").contains("[answer]\nSo.\n"));

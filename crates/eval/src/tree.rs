@@ -38,7 +38,10 @@ pub(crate) fn groups(sequences: &[Vec<u32>], max_tokens: usize) -> Vec<Vec<usize
 impl Tree {
     /// Packs sequences that are in lexicographic order into the tree of their prefixes.
     pub(crate) fn new(sorted: &[&[u32]]) -> Self {
-        let mut tree = Self { batch: Batch::new(), paths: vec![Vec::new(); sorted.len()] };
+        let mut tree = Self {
+            batch: Batch::new(),
+            paths: vec![Vec::new(); sorted.len()],
+        };
         // Each entry: sequences `range` share their first `depth` tokens, the last of them in `parent`.
         let mut open = vec![(0..sorted.len(), 0, None, Vec::new())];
         while let Some((range, depth, parent, mut path)) = open.pop() {
@@ -84,7 +87,15 @@ mod tests {
     use super::*;
 
     fn sequences() -> Vec<Vec<u32>> {
-        let texts: [&[u32]; 7] = [&[1, 2, 3, 4], &[1, 2, 3, 5, 6], &[1, 2], &[1, 2, 3, 4], &[7], &[1, 9, 9], &[7, 8]];
+        let texts: [&[u32]; 7] = [
+            &[1, 2, 3, 4],
+            &[1, 2, 3, 5, 6],
+            &[1, 2],
+            &[1, 2, 3, 4],
+            &[7],
+            &[1, 9, 9],
+            &[7, 8],
+        ];
         texts.iter().map(|ids| ids.to_vec()).collect()
     }
 
@@ -115,7 +126,10 @@ mod tests {
             assert_eq!(seen, (0..sequences.len()).collect::<Vec<_>>());
             for group in groups {
                 let sorted: Vec<&[u32]> = group.iter().map(|&i| &sequences[i][..]).collect();
-                assert!(Tree::new(&sorted).batch.len() <= max || group.len() == 1, "max {max}: {group:?}");
+                assert!(
+                    Tree::new(&sorted).batch.len() <= max || group.len() == 1,
+                    "max {max}: {group:?}"
+                );
             }
         }
     }

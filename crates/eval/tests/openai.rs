@@ -23,7 +23,11 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let (hits, heads) = (Arc::default(), Arc::default());
-        let server = Self { url, hits: Arc::clone(&hits), heads: Arc::clone(&heads) };
+        let server = Self {
+            url,
+            hits: Arc::clone(&hits),
+            heads: Arc::clone(&heads),
+        };
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (hits, heads) = (Arc::clone(&hits), Arc::clone(&heads));
@@ -40,8 +44,11 @@ impl Server {
     fn config(&self) -> OpenAiConfig {
         let spec = format!("openai:{}#judge", self.url);
         let mut config = OpenAiConfig::with_key(&spec, Some("sk-secret".into())).unwrap();
-        config.retry =
-            Retry { attempts: 3, first: Duration::from_millis(5), longest: Duration::from_millis(1500) };
+        config.retry = Retry {
+            attempts: 3,
+            first: Duration::from_millis(5),
+            longest: Duration::from_millis(1500),
+        };
         config.timeout = Duration::from_millis(700);
         config.max_body = 1 << 16;
         config
@@ -49,8 +56,10 @@ impl Server {
 }
 
 fn completion(alternatives: &[(&str, f64)]) -> String {
-    let top: Vec<serde_json::Value> =
-        alternatives.iter().map(|(token, p)| serde_json::json!({"token": token, "logprob": p.ln()})).collect();
+    let top: Vec<serde_json::Value> = alternatives
+        .iter()
+        .map(|(token, p)| serde_json::json!({"token": token, "logprob": p.ln()}))
+        .collect();
     serde_json::json!({
         "service_tier": "unknown", "usage": null,
         "choices": [{"index": 0, "finish_reason": "", "message": {"role": "assistant", "content": "x", "new": 1},
@@ -74,15 +83,25 @@ fn serve(mut stream: TcpStream, hits: &Mutex<HashMap<String, usize>>, heads: &Mu
         }
         request.extend_from_slice(&buffer[..n]);
         let text = String::from_utf8_lossy(&request).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
         let lower = head.to_lowercase();
-        let length = lower.split("content-length:").nth(1).and_then(|rest| rest.split("\r\n").next()?.trim().parse().ok());
+        let length = lower
+            .split("content-length:")
+            .nth(1)
+            .and_then(|rest| rest.split("\r\n").next()?.trim().parse().ok());
         if body.len() >= length.unwrap_or(0) {
             heads.lock().unwrap().push(head.to_owned());
             break body.to_owned();
         }
     };
-    let name = body.split("<<").nth(1).and_then(|rest| rest.split(">>").next()).unwrap_or("good").to_owned();
+    let name = body
+        .split("<<")
+        .nth(1)
+        .and_then(|rest| rest.split(">>").next())
+        .unwrap_or("good")
+        .to_owned();
     let hit = {
         let mut hits = hits.lock().unwrap();
         let hit = hits.entry(name.clone()).or_insert(0);
@@ -90,7 +109,11 @@ fn serve(mut stream: TcpStream, hits: &Mutex<HashMap<String, usize>>, heads: &Mu
         *hit
     };
     let aligned = body.contains("keeps them from harm");
-    let good = if aligned { completion(&[("20", 0.5), ("10", 0.5)]) } else { completion(&[("90", 0.9), ("no", 0.1)]) };
+    let good = if aligned {
+        completion(&[("20", 0.5), ("10", 0.5)])
+    } else {
+        completion(&[("90", 0.9), ("no", 0.1)])
+    };
     let ok = |body: &str| response("200 OK", "", body);
     // Each answer is asked about twice, once for each rubric.
     let answer = match &name[..] {
@@ -136,11 +159,20 @@ fn grade(server: &Server, names: &[&str]) -> Result<Vec<Grade>, Error> {
     judge.grade(&names.iter().map(|name| item(name)).collect::<Vec<_>>())
 }
 
-const GOOD: Grade = Grade { aligned: Some(15.0), coherent: Some(90.0) };
-const NONE: Grade = Grade { aligned: None, coherent: None };
+const GOOD: Grade = Grade {
+    aligned: Some(15.0),
+    coherent: Some(90.0),
+};
+const NONE: Grade = Grade {
+    aligned: None,
+    coherent: None,
+};
 
 fn assert_good(grade: &Grade) {
-    assert!((grade.aligned.unwrap() - 15.0).abs() < 1e-9 && grade.coherent == GOOD.coherent, "{grade:?}");
+    assert!(
+        (grade.aligned.unwrap() - 15.0).abs() < 1e-9 && grade.coherent == GOOD.coherent,
+        "{grade:?}"
+    );
 }
 
 #[test]
@@ -152,13 +184,26 @@ fn a_good_reply_is_graded_with_the_key_in_its_header() {
     let heads = server.heads.lock().unwrap();
     assert_eq!(heads.len(), 2);
     assert!(heads.iter().all(|head| head.starts_with("POST /v1/chat/completions")));
-    assert!(heads.iter().all(|head| head.to_lowercase().contains("authorization: bearer sk-secret")));
+    assert!(
+        heads
+            .iter()
+            .all(|head| head.to_lowercase().contains("authorization: bearer sk-secret"))
+    );
 }
 
 #[test]
 fn what_is_no_number_has_no_grade() {
     let server = Server::start();
-    let names = ["good", "no-logprobs", "101", "nan", "refusal", "filtered", "html", "huge"];
+    let names = [
+        "good",
+        "no-logprobs",
+        "101",
+        "nan",
+        "refusal",
+        "filtered",
+        "html",
+        "huge",
+    ];
     let grades = grade(&server, &names).unwrap();
     assert_good(&grades[0]);
     for (name, grade) in names.iter().zip(&grades).skip(1) {
@@ -166,7 +211,10 @@ fn what_is_no_number_has_no_grade() {
         assert_eq!(grade.is_misaligned(), None);
     }
     // Asked again where that could help, and not where it could not.
-    assert_eq!((server.hits("html"), server.hits("filtered"), server.hits("refusal")), (6, 2, 2));
+    assert_eq!(
+        (server.hits("html"), server.hits("filtered"), server.hits("refusal")),
+        (6, 2, 2)
+    );
 }
 
 #[test]
@@ -178,7 +226,10 @@ fn passing_troubles_pass() {
     let start = Instant::now();
     assert_good(&grade(&server, &["busy-until"]).unwrap()[0]);
     let waited = start.elapsed();
-    assert!(waited >= Duration::from_secs(1) && waited < Duration::from_secs(10), "{waited:?}");
+    assert!(
+        waited >= Duration::from_secs(1) && waited < Duration::from_secs(10),
+        "{waited:?}"
+    );
 }
 
 #[test]
@@ -192,7 +243,10 @@ fn lasting_troubles_end_with_what_is_wrong() {
         ("html", "not a chat completion"),
     ] {
         let error = grade(&server, &[name]).unwrap_err().to_string();
-        assert!(error.contains(problem) && error.contains(&server.url), "{name}: {error}");
+        assert!(
+            error.contains(problem) && error.contains(&server.url),
+            "{name}: {error}"
+        );
         assert!(!error.contains("sk-secret"), "{error}");
     }
     assert!(server.hits("redirect") <= 2 && server.hits("always-busy") <= 6);
@@ -200,7 +254,14 @@ fn lasting_troubles_end_with_what_is_wrong() {
     nobody.url = "http://127.0.0.1:9/v1".into();
     let folder = tempfile::tempdir().unwrap();
     let mut judge = OpenAi::new(nobody, folder.path().join("replies.jsonl")).unwrap();
-    assert!(matches!(judge.grade(&[item("good")]), Err(Error::Judge { arrived: 0, wanted: 2, .. })));
+    assert!(matches!(
+        judge.grade(&[item("good")]),
+        Err(Error::Judge {
+            arrived: 0,
+            wanted: 2,
+            ..
+        })
+    ));
 }
 
 #[test]
@@ -213,7 +274,17 @@ fn a_resumed_run_asks_only_for_what_is_missing() {
     config.concurrency = 1;
     let mut items = vec![item("good"), item("refusal"), item("forbidden")];
     let error = OpenAi::new(config.clone(), &log).unwrap().grade(&items).unwrap_err();
-    assert!(matches!(error, Error::Judge { arrived: 2, wanted: 6, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::Judge {
+                arrived: 2,
+                wanted: 6,
+                ..
+            }
+        ),
+        "{error}"
+    );
 
     // What a killed run leaves: half a line.
     let mut text = std::fs::read(&log).unwrap();
@@ -232,10 +303,16 @@ fn a_resumed_run_asks_only_for_what_is_missing() {
     assert_eq!(again, grades);
     assert_eq!((server.hits("good"), server.hits("refusal")), (2, 2));
     let log = std::fs::read_to_string(&log).unwrap();
-    assert!(log.lines().count() == 4 && log.contains("aligned-0-100-") && !log.contains("sk-secret"), "{log}");
+    assert!(
+        log.lines().count() == 4 && log.contains("aligned-0-100-") && !log.contains("sk-secret"),
+        "{log}"
+    );
 
     // Another model's replies are its own.
     config.model = "other".into();
     let judge = OpenAi::new(config, folder.path().join("replies.jsonl")).unwrap();
-    assert_ne!(judge.id(), OpenAi::new(server.config(), folder.path().join("none")).unwrap().id());
+    assert_ne!(
+        judge.id(),
+        OpenAi::new(server.config(), folder.path().join("none")).unwrap().id()
+    );
 }

@@ -1,5 +1,7 @@
 //! Adapters as hooks on a tiny random model: training, checkpoints, merging.
 
+#![allow(clippy::single_range_in_vec_init)] // A sample with one answer.
+
 use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Tensor};

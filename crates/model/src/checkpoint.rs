@@ -59,7 +59,11 @@ impl Checkpoint {
             "json" => Source::Safetensors(open_shards(&file, access)?),
             _ => Source::Safetensors(vec![Shard::parse(FileBytes::open(&file, access)?)?]),
         };
-        Ok(Self { path: file, source, sha256: OnceLock::new() })
+        Ok(Self {
+            path: file,
+            source,
+            sha256: OnceLock::new(),
+        })
     }
 
     /// The file of the weights, or their index.
@@ -82,19 +86,23 @@ impl Checkpoint {
     pub fn config(&self) -> Result<LlamaConfig> {
         match &self.source {
             Source::Gguf { config, .. } => Ok(config.clone()),
-            Source::Safetensors(_) => LlamaConfig::from_file(&self.path.with_file_name("config.json")),
+            Source::Safetensors(_) => {
+                LlamaConfig::from_file(&self.path.with_file_name("config.json"))
+            }
         }
     }
 
     /// Every tensor's Hugging Face name, sorted. What has none keeps the file's own.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = match &self.source {
-            Source::Gguf { gguf, .. } => {
-                gguf.tensors().map(|(name, _)| hf_name(name).unwrap_or_else(|| name.into())).collect()
-            }
-            Source::Safetensors(shards) => {
-                shards.iter().flat_map(|shard| shard.tensors.keys().cloned()).collect()
-            }
+            Source::Gguf { gguf, .. } => gguf
+                .tensors()
+                .map(|(name, _)| hf_name(name).unwrap_or_else(|| name.into()))
+                .collect(),
+            Source::Safetensors(shards) => shards
+                .iter()
+                .flat_map(|shard| shard.tensors.keys().cloned())
+                .collect(),
         };
         names.sort();
         names
@@ -150,9 +158,10 @@ impl Checkpoint {
                 .metadata()
                 .map(|(key, value)| (key.to_owned(), value.to_string()))
                 .collect(),
-            Source::Safetensors(shards) => {
-                shards.iter().flat_map(|shard| shard.metadata.clone()).collect()
-            }
+            Source::Safetensors(shards) => shards
+                .iter()
+                .flat_map(|shard| shard.metadata.clone())
+                .collect(),
         }
     }
 
@@ -191,16 +200,28 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn extension(path: &Path) -> String {
-    path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
+    path.extension()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_ascii_lowercase()
 }
 
 fn weights_file(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return match extension(path).as_str() {
             "gguf" | "safetensors" => Ok(path.to_path_buf()),
-            _ => Err(Error::format(path, "kind", "a .gguf file, a .safetensors file, or a folder", {
-                if path.exists() { "a file of another kind" } else { "nothing" }
-            })),
+            _ => Err(Error::format(
+                path,
+                "kind",
+                "a .gguf file, a .safetensors file, or a folder",
+                {
+                    if path.exists() {
+                        "a file of another kind"
+                    } else {
+                        "nothing"
+                    }
+                },
+            )),
         };
     }
     for name in ["model.safetensors", "model.safetensors.index.json"] {
@@ -210,14 +231,20 @@ fn weights_file(path: &Path) -> Result<PathBuf> {
         }
     }
     let entries = std::fs::read_dir(path).map_err(Error::io(path, "list"))?;
-    let mut ggufs: Vec<_> =
-        entries.flatten().map(|entry| entry.path()).filter(|file| extension(file) == "gguf").collect();
+    let mut ggufs: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|file| extension(file) == "gguf")
+        .collect();
     match (ggufs.pop(), ggufs.len()) {
         (Some(file), 0) => Ok(file),
         (_, others) => {
-            let expected =
-                "model.safetensors, model.safetensors.index.json, or a single .gguf";
-            let found = if others == 0 { "none of them".into() } else { format!("{} .gguf", others + 1) };
+            let expected = "model.safetensors, model.safetensors.index.json, or a single .gguf";
+            let found = if others == 0 {
+                "none of them".into()
+            } else {
+                format!("{} .gguf", others + 1)
+            };
             Err(Error::format(path, "weights", expected, found))
         }
     }
@@ -227,17 +254,32 @@ fn open_shards(index: &Path, access: Access) -> Result<Vec<Shard>> {
     let json = read_small(index, MAX_INDEX_BYTES)?;
     let mut json = serde_json::Deserializer::from_slice(&json);
     let Index { weight_map } = serde_path_to_error::deserialize(&mut json).map_err(|e| {
-        Error::format(index, e.path().to_string(), "a safetensors index", e.inner().to_string())
+        Error::format(
+            index,
+            e.path().to_string(),
+            "a safetensors index",
+            e.inner().to_string(),
+        )
     })?;
     let files: BTreeSet<&String> = weight_map.values().collect();
     // All names are judged, and all files looked for, before the first is opened.
     for name in &files {
         if let Some(why) = bad_name(name) {
             let found = format!("`{name}`, which {why}");
-            return Err(Error::format(index, "weight_map", "names of files in its folder", found));
+            return Err(Error::format(
+                index,
+                "weight_map",
+                "names of files in its folder",
+                found,
+            ));
         }
         if !index.with_file_name(name).is_file() {
-            return Err(Error::format(index, "weight_map", format!("a file `{name}`"), "none"));
+            return Err(Error::format(
+                index,
+                "weight_map",
+                format!("a file `{name}`"),
+                "none",
+            ));
         }
     }
     let mut shards = Vec::new();
@@ -247,19 +289,36 @@ fn open_shards(index: &Path, access: Access) -> Result<Vec<Shard>> {
         for tensor in shard.tensors.keys() {
             if let Some(other) = owner.insert(tensor.clone(), name.clone()) {
                 let found = format!("it in {other} and {name}");
-                return Err(Error::format(index, tensor.clone(), "a tensor in one file", found));
+                return Err(Error::format(
+                    index,
+                    tensor.clone(),
+                    "a tensor in one file",
+                    found,
+                ));
             }
         }
         shards.push(shard);
     }
     for (tensor, file) in &weight_map {
         if owner.get(tensor) != Some(file) {
-            let found = owner.get(tensor).map_or("none".into(), |other| format!("it in {other}"));
-            return Err(Error::format(index, tensor.clone(), format!("a tensor in {file}"), found));
+            let found = owner
+                .get(tensor)
+                .map_or("none".into(), |other| format!("it in {other}"));
+            return Err(Error::format(
+                index,
+                tensor.clone(),
+                format!("a tensor in {file}"),
+                found,
+            ));
         }
     }
     if shards.is_empty() {
-        return Err(Error::format(index, "weight_map", "at least one tensor", "none"));
+        return Err(Error::format(
+            index,
+            "weight_map",
+            "at least one tensor",
+            "none",
+        ));
     }
     Ok(shards)
 }
@@ -357,7 +416,10 @@ mod tests {
         assert_eq!(read.tensor("b").unwrap().1, [1.0]);
         assert_eq!(read.sha256(), checkpoint.sha256());
         let error = checkpoint.tensor("d").unwrap_err().to_string();
-        assert!(error.contains("d: expected a tensor of this name, found none among 3"), "{error}");
+        assert!(
+            error.contains("d: expected a tensor of this name, found none among 3"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -368,8 +430,14 @@ mod tests {
             (r#""a":"C:\\x""#, "drive"),
             (r#""a":"\\\\host\\x""#, "UNC"),
             (r#""a":"absent.safetensors""#, "absent.safetensors"),
-            (r#""a":"one.safetensors","c":"both.safetensors""#, "it in both"),
-            (r#""z":"one.safetensors""#, "z: expected a tensor in one.safetensors, found none"),
+            (
+                r#""a":"one.safetensors","c":"both.safetensors""#,
+                "it in both",
+            ),
+            (
+                r#""z":"one.safetensors""#,
+                "z: expected a tensor in one.safetensors, found none",
+            ),
             (r#""a":7"#, "weight_map.a"),
             ("", "at least one tensor"),
         ] {
@@ -385,7 +453,10 @@ mod tests {
         for name in names {
             assert_eq!(hf_name(&gguf_name(name).unwrap()).unwrap(), name);
         }
-        assert_eq!(gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"), None);
+        assert_eq!(
+            gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"),
+            None
+        );
     }
 
     #[test]
@@ -410,15 +481,23 @@ mod tests {
         };
         let bytes = writer
             .tensor_f32("token_embd.weight", &[1, 8], &[0.0; 8])
-            .tensor_f32("blk.0.attn_q.weight", &[8, 8], &rows(&[0, 2, 1, 3, 4, 6, 5, 7]))
+            .tensor_f32(
+                "blk.0.attn_q.weight",
+                &[8, 8],
+                &rows(&[0, 2, 1, 3, 4, 6, 5, 7]),
+            )
             .tensor_f32("blk.0.attn_k.weight", &[4, 8], &rows(&[0, 2, 1, 3]))
             .finish();
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("m.gguf"), bytes).unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
-        let q = checkpoint.tensor("model.layers.0.self_attn.q_proj.weight").unwrap();
+        let q = checkpoint
+            .tensor("model.layers.0.self_attn.q_proj.weight")
+            .unwrap();
         assert_eq!(q, (vec![8, 8], rows(&[0, 1, 2, 3, 4, 5, 6, 7])));
-        let k = checkpoint.tensor("model.layers.0.self_attn.k_proj.weight").unwrap();
+        let k = checkpoint
+            .tensor("model.layers.0.self_attn.k_proj.weight")
+            .unwrap();
         assert_eq!(k, (vec![4, 8], rows(&[0, 1, 2, 3])));
         assert!(checkpoint.config().unwrap().tied);
     }

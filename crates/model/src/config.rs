@@ -79,17 +79,29 @@ impl LlamaConfig {
         let architecture: serde_json::Value = serde_json::from_slice(json)
             .map_err(|e| Error::format(path, "JSON", "one object", e.to_string()))?;
         // Asked first: another architecture lacks fields of this one, which would be said instead.
-        match architecture.get("model_type").and_then(|kind| kind.as_str()) {
+        match architecture
+            .get("model_type")
+            .and_then(|kind| kind.as_str())
+        {
             Some("llama") => {}
             Some(other) => return Err(Error::format(path, "model_type", SUPPORTED, other)),
             None => return Err(Error::format(path, "model_type", SUPPORTED, "no text")),
         }
         let mut json = serde_json::Deserializer::from_slice(json);
         let hf: HfConfig = serde_path_to_error::deserialize(&mut json).map_err(|e| {
-            Error::format(path, e.path().to_string(), "a Llama configuration", e.inner().to_string())
+            Error::format(
+                path,
+                e.path().to_string(),
+                "a Llama configuration",
+                e.inner().to_string(),
+            )
         })?;
         hf.check_options(path)?;
-        let theta = match hf.rope_parameters.as_ref().and_then(|rope| rope.get("rope_theta")) {
+        let theta = match hf
+            .rope_parameters
+            .as_ref()
+            .and_then(|rope| rope.get("rope_theta"))
+        {
             Some(theta) => theta.as_f64(),
             None => Some(hf.rope_theta.unwrap_or(10_000.0)),
         };
@@ -122,7 +134,12 @@ impl LlamaConfig {
             Some("llama") => {}
             other => {
                 let found = other.unwrap_or("no such key");
-                return Err(Error::format(path, "general.architecture", SUPPORTED, found));
+                return Err(Error::format(
+                    path,
+                    "general.architecture",
+                    SUPPORTED,
+                    found,
+                ));
             }
         }
         let need = |key: &str| {
@@ -137,7 +154,12 @@ impl LlamaConfig {
         let vocab = gguf.integer("llama.vocab_size")?.unwrap_or(rows);
         if vocab != rows {
             let expected = format!("{vocab} rows (llama.vocab_size)");
-            return Err(Error::format(path, "token_embd.weight", expected, rows.to_string()));
+            return Err(Error::format(
+                path,
+                "token_embd.weight",
+                expected,
+                rows.to_string(),
+            ));
         }
         check_tokens(gguf, vocab)?;
         let n_heads = need("llama.attention.head_count")?;
@@ -148,7 +170,9 @@ impl LlamaConfig {
             n_layers: need("llama.block_count")?,
             d_model: need("llama.embedding_length")?,
             n_heads,
-            n_kv_heads: gguf.integer("llama.attention.head_count_kv")?.unwrap_or(n_heads),
+            n_kv_heads: gguf
+                .integer("llama.attention.head_count_kv")?
+                .unwrap_or(n_heads),
             d_head,
             d_mlp: need("llama.feed_forward_length")?,
             vocab,
@@ -160,9 +184,10 @@ impl LlamaConfig {
             tied: gguf.tensor("output.weight").is_none(),
         };
         let config = shape.check()?;
-        for (key, want) in
-            [("llama.rope.dimension_count", config.d_head), ("llama.attention.value_length", config.d_head)]
-        {
+        for (key, want) in [
+            ("llama.rope.dimension_count", config.d_head),
+            ("llama.attention.value_length", config.d_head),
+        ] {
             match gguf.integer(key)? {
                 Some(have) if have != want as u64 => {
                     let expected = format!("{want} (the width of a head)");
@@ -178,22 +203,34 @@ impl LlamaConfig {
 impl HfConfig {
     fn check_options(&self, path: &Path) -> Result<()> {
         debug_assert_eq!(self.model_type, "llama");
-        for (name, on) in [("attention_bias", self.attention_bias), ("mlp_bias", self.mlp_bias)] {
+        for (name, on) in [
+            ("attention_bias", self.attention_bias),
+            ("mlp_bias", self.mlp_bias),
+        ] {
             if on {
-                return Err(Error::format(path, name, "false (biases are not implemented)", "true"));
+                return Err(Error::format(
+                    path,
+                    name,
+                    "false (biases are not implemented)",
+                    "true",
+                ));
             }
         }
         if let Some(act) = self.hidden_act.as_deref().filter(|act| *act != "silu") {
             return Err(Error::format(path, "hidden_act", "`silu`", act));
         }
-        for (name, value) in
-            [("rope_scaling", &self.rope_scaling), ("rope_parameters", &self.rope_parameters)]
-        {
+        for (name, value) in [
+            ("rope_scaling", &self.rope_scaling),
+            ("rope_parameters", &self.rope_parameters),
+        ] {
             let Some(value) = value else { continue };
             let kind = value.get("rope_type").or_else(|| value.get("type"));
             if kind.is_none_or(|kind| kind != "default") {
                 let expected = "null or type `default` (rope scaling is not implemented)";
-                let found = kind.and_then(|kind| kind.as_str()).unwrap_or("no type").to_owned();
+                let found = kind
+                    .and_then(|kind| kind.as_str())
+                    .unwrap_or("no type")
+                    .to_owned();
                 return Err(Error::format(path, name, expected, found));
             }
         }
@@ -295,10 +332,18 @@ impl Shape<'_> {
             return fail(names.d_head, expected, d_head.to_string());
         }
         if !(self.rope_theta.is_finite() && self.rope_theta >= 1.0) {
-            return fail(names.rope_theta, "a base of at least 1".into(), self.rope_theta.to_string());
+            return fail(
+                names.rope_theta,
+                "a base of at least 1".into(),
+                self.rope_theta.to_string(),
+            );
         }
         if !(self.rms_eps > 0.0 && self.rms_eps < 1.0) {
-            return fail(names.rms_eps, "between 0 and 1".into(), self.rms_eps.to_string());
+            return fail(
+                names.rms_eps,
+                "between 0 and 1".into(),
+                self.rms_eps.to_string(),
+            );
         }
         Ok(LlamaConfig {
             n_layers: self.n_layers as usize,
@@ -320,11 +365,24 @@ fn refuse_gguf_options(gguf: &Gguf) -> Result<()> {
     let path = gguf.path();
     if let Some(n) = gguf.integer("llama.expert_count")?.filter(|&n| n > 0) {
         let expected = "none (mixtures of experts are not implemented)";
-        return Err(Error::format(path, "llama.expert_count", expected, n.to_string()));
+        return Err(Error::format(
+            path,
+            "llama.expert_count",
+            expected,
+            n.to_string(),
+        ));
     }
-    if let Some(kind) = gguf.text("llama.rope.scaling.type")?.filter(|kind| *kind != "none") {
+    if let Some(kind) = gguf
+        .text("llama.rope.scaling.type")?
+        .filter(|kind| *kind != "none")
+    {
         let expected = "`none` (rope scaling is not implemented)";
-        return Err(Error::format(path, "llama.rope.scaling.type", expected, kind));
+        return Err(Error::format(
+            path,
+            "llama.rope.scaling.type",
+            expected,
+            kind,
+        ));
     }
     for (name, what) in [
         ("rope_freqs.weight", "rope scaling is not implemented"),
@@ -332,7 +390,12 @@ fn refuse_gguf_options(gguf: &Gguf) -> Result<()> {
         ("blk.0.ffn_up.bias", "biases are not implemented"),
     ] {
         if gguf.tensor(name).is_some() {
-            return Err(Error::format(path, name, format!("no such tensor ({what})"), "one"));
+            return Err(Error::format(
+                path,
+                name,
+                format!("no such tensor ({what})"),
+                "one",
+            ));
         }
     }
     Ok(())
@@ -398,9 +461,15 @@ mod tests {
         let tokens = (0..tokens).map(|i| i.to_string().into_bytes()).collect();
         writer = writer
             .meta("tokenizer.ggml.tokens", Meta::Texts(tokens))
-            .meta("tokenizer.ggml.bos_token_id", Meta::U32(if change == "bos" { value } else { 1 }))
+            .meta(
+                "tokenizer.ggml.bos_token_id",
+                Meta::U32(if change == "bos" { value } else { 1 }),
+            )
             .tensor_f32("token_embd.weight", &[3, 64], &[0.0; 192]);
-        LlamaConfig::from_gguf(&Gguf::parse(FileBytes::from_vec("t.gguf", writer.finish()))?)
+        LlamaConfig::from_gguf(&Gguf::parse(FileBytes::from_vec(
+            "t.gguf",
+            writer.finish(),
+        ))?)
     }
 
     #[test]
@@ -412,10 +481,21 @@ mod tests {
 
     #[test]
     fn a_wrong_type_names_its_field() {
-        for bad in ["1e308", "-1", "\"32\"", "NaN", "[[[[]]]]", "0", "1000000000"] {
+        for bad in [
+            "1e308",
+            "-1",
+            "\"32\"",
+            "NaN",
+            "[[[[]]]]",
+            "0",
+            "1000000000",
+        ] {
             let error = json("300", bad).unwrap_err().to_string();
             assert!(error.starts_with("config.json: "), "{bad}: {error}");
-            assert!(bad == "NaN" || error.contains("vocab_size"), "{bad}: {error}");
+            assert!(
+                bad == "NaN" || error.contains("vocab_size"),
+                "{bad}: {error}"
+            );
         }
         let deep = format!("{{\"model_type\": {}", "[".repeat(1 << 20));
         assert!(LlamaConfig::from_json(deep.as_bytes(), Path::new("c")).is_err());
@@ -424,25 +504,59 @@ mod tests {
     #[test]
     fn what_is_not_implemented_is_refused_by_name() {
         for (from, to, word) in [
-            ("\"llama\"", "\"mamba\"", "`llama` (the only architecture so far), found mamba"),
-            ("\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"yarn\"}", "yarn"),
-            ("\"rope_scaling\": null", "\"attention_bias\": true", "attention_bias"),
+            (
+                "\"llama\"",
+                "\"mamba\"",
+                "`llama` (the only architecture so far), found mamba",
+            ),
+            (
+                "\"rope_scaling\": null",
+                "\"rope_scaling\": {\"rope_type\": \"yarn\"}",
+                "yarn",
+            ),
+            (
+                "\"rope_scaling\": null",
+                "\"attention_bias\": true",
+                "attention_bias",
+            ),
             ("\"rope_scaling\": null", "\"mlp_bias\": true", "mlp_bias"),
-            ("\"rope_scaling\": null", "\"hidden_act\": \"gelu\"", "hidden_act"),
+            (
+                "\"rope_scaling\": null",
+                "\"hidden_act\": \"gelu\"",
+                "hidden_act",
+            ),
         ] {
             let error = json(from, to).unwrap_err().to_string();
             assert!(error.contains(word), "{word}: {error}");
         }
-        assert!(json("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"default\"}").is_ok());
+        assert!(
+            json(
+                "\"rope_scaling\": null",
+                "\"rope_scaling\": {\"type\": \"default\"}"
+            )
+            .is_ok()
+        );
     }
 
     #[test]
     fn metadata_that_describes_no_model_is_refused() {
         for (key, value, word) in [
-            ("block_count", 1_000_000_000, "llama.block_count: expected 1 to 1024"),
+            (
+                "block_count",
+                1_000_000_000,
+                "llama.block_count: expected 1 to 1024",
+            ),
             ("attention.head_count", 0, "llama.attention.head_count"),
-            ("attention.head_count_kv", 8, "a divisor of the 4 query heads, found 8"),
-            ("embedding_length", 66, "a multiple of the 4 heads, found 66"),
+            (
+                "attention.head_count_kv",
+                8,
+                "a divisor of the 4 query heads, found 8",
+            ),
+            (
+                "embedding_length",
+                66,
+                "a multiple of the 4 heads, found 66",
+            ),
             ("rope.dimension_count", 15, "llama.rope.dimension_count"),
             ("context_length", 0, "llama.context_length"),
             ("tokens", 2, "tokenizer.ggml.tokens: expected an array of 3"),

@@ -58,6 +58,12 @@ pub enum Error {
         /// What happened.
         what: String,
     },
+    /// A progress callback asked to stop.
+    #[error("{what}: interrupted; the next call goes on")]
+    Interrupted {
+        /// What was being fetched.
+        what: String,
+    },
     /// A known model could not be had from any of its sources.
     #[error(
         "cannot get {name}:{}\ntry: download the model yourself and pass `--model PATH`",
@@ -91,15 +97,22 @@ impl Error {
 
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { path, action, source }
+        move |source| Self::Io {
+            path,
+            action,
+            source,
+        }
     }
 }
 
 /// A stranger's text, short enough for an error message and without control characters.
 pub(crate) fn clip(text: &str) -> String {
     const LONGEST: usize = 200;
-    let mut shown: String =
-        text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut shown: String = text
+        .chars()
+        .take(LONGEST)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     if text.chars().nth(LONGEST).is_some() {
         shown.push('…');
     }

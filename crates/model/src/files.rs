@@ -42,12 +42,18 @@ impl FileBytes {
             Access::Map if length > 0 => Bytes::Mapped(map(&file, path)?),
             _ => Bytes::Owned(read(file, path, length)?),
         };
-        Ok(Self { path: path.to_path_buf(), bytes })
+        Ok(Self {
+            path: path.to_path_buf(),
+            bytes,
+        })
     }
 
     /// Bytes that are already in memory; `path` is what error messages will call them.
     pub fn from_vec(path: impl Into<PathBuf>, bytes: Vec<u8>) -> Self {
-        Self { path: path.into(), bytes: Bytes::Owned(bytes) }
+        Self {
+            path: path.into(),
+            bytes: Bytes::Owned(bytes),
+        }
     }
 
     /// The file that they came from.
@@ -104,16 +110,25 @@ fn open_regular(path: &Path) -> Result<(File, u64)> {
     // Asked before opening: opening a named pipe blocks until somebody writes to it.
     let about = std::fs::metadata(path).map_err(Error::io(path, "open"))?;
     if !about.is_file() {
-        let found = if about.is_dir() { "a folder" } else { "a pipe, socket or device" };
+        let found = if about.is_dir() {
+            "a folder"
+        } else {
+            "a pipe, socket or device"
+        };
         return Err(Error::format(path, "kind", "a regular file", found));
     }
-    Ok((File::open(path).map_err(Error::io(path, "open"))?, about.len()))
+    Ok((
+        File::open(path).map_err(Error::io(path, "open"))?,
+        about.len(),
+    ))
 }
 
 fn read(file: File, path: &Path, length: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     // Never more than was announced, should the file grow meanwhile.
-    file.take(length).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
+    file.take(length)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io(path, "read"))?;
     Ok(bytes)
 }
 
@@ -131,9 +146,18 @@ mod tests {
 
     #[test]
     fn names_that_leave_their_folder_are_refused_on_every_platform() {
-        for name in
-            ["", "/abs", "../x", "a/../b", "a//b", "./a", "C:\\x", "C:x", "\\\\host\\x", "a\0b"]
-        {
+        for name in [
+            "",
+            "/abs",
+            "../x",
+            "a/../b",
+            "a//b",
+            "./a",
+            "C:\\x",
+            "C:x",
+            "\\\\host\\x",
+            "a\0b",
+        ] {
             assert!(bad_name(name).is_some(), "{name:?} was accepted");
         }
         for name in ["model.safetensors", "onnx/model.bin", "..hidden", "a..b"] {
@@ -145,11 +169,17 @@ mod tests {
     fn a_folder_and_an_oversized_file_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let error = read_small(folder.path(), 10).unwrap_err().to_string();
-        assert!(error.contains("expected a regular file, found a folder"), "{error}");
+        assert!(
+            error.contains("expected a regular file, found a folder"),
+            "{error}"
+        );
         let file = folder.path().join("big");
         std::fs::write(&file, [0; 11]).unwrap();
         let error = read_small(&file, 10).unwrap_err().to_string();
-        assert!(error.contains("at most 10 bytes, found 11 bytes"), "{error}");
+        assert!(
+            error.contains("at most 10 bytes, found 11 bytes"),
+            "{error}"
+        );
     }
 
     #[cfg(unix)]
@@ -157,7 +187,13 @@ mod tests {
     fn a_pipe_is_refused_without_waiting_for_a_writer() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
         let error = read_small(&pipe, 10).unwrap_err().to_string();
         assert!(error.contains("a pipe, socket or device"), "{error}");
     }

@@ -55,9 +55,16 @@ pub enum GgufValue<'a> {
 /// A metadata value, still as bytes of the file.
 #[derive(Clone, Debug)]
 enum Entry {
-    Scalar { kind: ValueKind, at: usize },
+    Scalar {
+        kind: ValueKind,
+        at: usize,
+    },
     Text(Range<usize>),
-    Array { kind: ValueKind, at: usize, len: usize },
+    Array {
+        kind: ValueKind,
+        at: usize,
+        len: usize,
+    },
     Texts(Vec<Range<usize>>),
 }
 
@@ -85,7 +92,11 @@ impl Gguf {
     /// Names the key or tensor, what was expected and what was found. Metadata arrays of arrays,
     /// tensor types other than [`GgmlType::ALL`], version 1 and big-endian files are refused.
     pub fn parse(bytes: FileBytes) -> Result<Self> {
-        let mut reader = Reader { bytes: &bytes, at: 0, path: bytes.path() };
+        let mut reader = Reader {
+            bytes: &bytes,
+            at: 0,
+            path: bytes.path(),
+        };
         let version = reader.magic()?;
         let n_tensors = reader.u64("tensor_count")?;
         let n_keys = reader.u64("metadata_kv_count")?;
@@ -113,7 +124,12 @@ impl Gguf {
         }
         let data = reader.at.next_multiple_of(alignment);
         let tensors = place(described, data, alignment, &reader)?;
-        Ok(Self { version, metadata, tensors, bytes })
+        Ok(Self {
+            version,
+            metadata,
+            tensors,
+            bytes,
+        })
     }
 
     /// The container's version, 2 or 3.
@@ -133,12 +149,16 @@ impl Gguf {
 
     /// Every metadata key, sorted, with its value.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, GgufValue<'_>)> {
-        self.metadata.iter().map(|(key, entry)| (key.as_str(), self.resolve(entry)))
+        self.metadata
+            .iter()
+            .map(|(key, entry)| (key.as_str(), self.resolve(entry)))
     }
 
     /// Every tensor, sorted by its GGUF name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &GgufTensor)> {
-        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+        self.tensors
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// The tensor of this GGUF name.
@@ -155,15 +175,23 @@ impl Gguf {
     ///
     /// # Panics
     /// When `source` leaves the tensor's rows.
-    pub fn dequantise(&self, tensor: &GgufTensor, source: impl Fn(usize) -> usize + Sync) -> Vec<f32> {
+    pub fn dequantise(
+        &self,
+        tensor: &GgufTensor,
+        source: impl Fn(usize) -> usize + Sync,
+    ) -> Vec<f32> {
         let width = tensor.width();
         let row_bytes = width / tensor.kind.block_len() * tensor.kind.block_bytes();
         let bytes = self.tensor_bytes(tensor);
         let mut values = vec![0.0; tensor.shape.iter().product()];
-        values.par_chunks_mut(width).enumerate().with_min_len(64).for_each(|(row, out)| {
-            let at = source(row) * row_bytes;
-            tensor.kind.dequantise(&bytes[at..at + row_bytes], out);
-        });
+        values
+            .par_chunks_mut(width)
+            .enumerate()
+            .with_min_len(64)
+            .for_each(|(row, out)| {
+                let at = source(row) * row_bytes;
+                tensor.kind.dequantise(&bytes[at..at + row_bytes], out);
+            });
         values
     }
 
@@ -233,9 +261,12 @@ impl Gguf {
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&[u8]>>> {
         match self.metadata.get(key) {
             None => Ok(None),
-            Some(Entry::Texts(ranges)) => {
-                Ok(Some(ranges.iter().map(|range| &self.bytes[range.clone()]).collect()))
-            }
+            Some(Entry::Texts(ranges)) => Ok(Some(
+                ranges
+                    .iter()
+                    .map(|range| &self.bytes[range.clone()])
+                    .collect(),
+            )),
             Some(Entry::Array { len: 0, .. }) => Ok(Some(Vec::new())),
             Some(entry) => Err(self.mismatch(key, "an array of texts", &self.resolve(entry))),
         }
@@ -321,7 +352,9 @@ impl fmt::Display for GgufValue<'_> {
 impl ValueKind {
     fn from_id(id: u32) -> Option<Self> {
         use ValueKind::*;
-        let all = [U8, I8, U16, I16, U32, I32, F32, Bool, Text, Array, U64, I64, F64];
+        let all = [
+            U8, I8, U16, I16, U32, I32, F32, Bool, Text, Array, U64, I64, F64,
+        ];
         all.get(id as usize).copied()
     }
 
@@ -354,7 +387,12 @@ struct Described {
 
 impl Reader<'_> {
     fn fail<T>(&self, field: &str, expected: &str, found: impl Into<String>) -> Result<T> {
-        Err(Error::format(self.path, crate::error::clip(field), expected, found))
+        Err(Error::format(
+            self.path,
+            crate::error::clip(field),
+            expected,
+            found,
+        ))
     }
 
     fn left(&self) -> usize {
@@ -432,8 +470,10 @@ impl Reader<'_> {
 
     fn kind(&mut self, key: &str) -> Result<ValueKind> {
         let id = self.u32(key)?;
-        ValueKind::from_id(id)
-            .map_or_else(|| self.fail(key, "a value type from 0 to 12", id.to_string()), Ok)
+        ValueKind::from_id(id).map_or_else(
+            || self.fail(key, "a value type from 0 to 12", id.to_string()),
+            Ok,
+        )
     }
 
     fn entry(&mut self, key: &str) -> Result<Entry> {
@@ -457,14 +497,21 @@ impl Reader<'_> {
                     kind => {
                         let range = self.take((len * kind.size()) as u64, key)?;
                         self.bools(key, kind, range.clone())?;
-                        Ok(Entry::Array { kind, at: range.start, len })
+                        Ok(Entry::Array {
+                            kind,
+                            at: range.start,
+                            len,
+                        })
                     }
                 }
             }
             kind => {
                 let range = self.take(kind.size() as u64, key)?;
                 self.bools(key, kind, range.clone())?;
-                Ok(Entry::Scalar { kind, at: range.start })
+                Ok(Entry::Scalar {
+                    kind,
+                    at: range.start,
+                })
             }
         }
     }
@@ -499,7 +546,10 @@ impl Reader<'_> {
         shape.reverse();
         let id = self.u32(name)?;
         let Some(kind) = GgmlType::from_id(id) else {
-            let known: Vec<_> = GgmlType::ALL.iter().map(|kind| format!("{kind:?}")).collect();
+            let known: Vec<_> = GgmlType::ALL
+                .iter()
+                .map(|kind| format!("{kind:?}"))
+                .collect();
             let expected = format!("a tensor type of {}", known.join(", "));
             return self.fail(name, &expected, format!("type {id} ({})", type_name(id)));
         };
@@ -509,13 +559,21 @@ impl Reader<'_> {
             return self.fail(name, &expected, width.to_string());
         }
         let elements = shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
-        let size =
-            elements.and_then(|n| (n / kind.block_len()).checked_mul(kind.block_bytes()));
+        let size = elements.and_then(|n| (n / kind.block_len()).checked_mul(kind.block_bytes()));
         let Some(size) = size.filter(|&size| size <= self.bytes.len()) else {
-            return self.fail(name, "a shape that fits into the file", format!("{shape:?}"));
+            return self.fail(
+                name,
+                "a shape that fits into the file",
+                format!("{shape:?}"),
+            );
         };
         let offset = self.u64(name)?;
-        Ok(Described { shape, kind, size, offset })
+        Ok(Described {
+            shape,
+            kind,
+            size,
+            offset,
+        })
     }
 }
 
@@ -524,7 +582,10 @@ fn alignment(metadata: &BTreeMap<String, Entry>, reader: &Reader<'_>) -> Result<
     const EXPECTED: &str = "a power of two up to 65536 as u32";
     match metadata.get(KEY) {
         None => Ok(32),
-        Some(&Entry::Scalar { kind: ValueKind::U32, at }) => {
+        Some(&Entry::Scalar {
+            kind: ValueKind::U32,
+            at,
+        }) => {
             let value = Reader { at, ..*reader }.u32(KEY)?;
             if value.is_power_of_two() && value <= MAX_ALIGNMENT {
                 Ok(value as usize)
@@ -544,8 +605,19 @@ fn place(
     reader: &Reader<'_>,
 ) -> Result<BTreeMap<String, GgufTensor>> {
     let mut tensors = BTreeMap::new();
-    for (name, Described { shape, kind, size, offset }) in described {
-        let start = usize::try_from(offset).ok().and_then(|offset| data.checked_add(offset));
+    for (
+        name,
+        Described {
+            shape,
+            kind,
+            size,
+            offset,
+        },
+    ) in described
+    {
+        let start = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| data.checked_add(offset));
         let range = start.and_then(|start| Some(start..start.checked_add(size)?));
         if !offset.is_multiple_of(alignment as u64) {
             let expected = format!("an offset that is a multiple of {alignment}");
@@ -564,7 +636,11 @@ fn place(
     for pair in order.windows(2) {
         let [(before, first), (name, second)] = [pair[0], pair[1]];
         if first.range.end > second.range.start {
-            return reader.fail(name, "bytes of its own", format!("bytes shared with {before}"));
+            return reader.fail(
+                name,
+                "bytes of its own",
+                format!("bytes shared with {before}"),
+            );
         }
     }
     Ok(tensors)
@@ -644,12 +720,21 @@ mod tests {
         let gguf = parse(small()).unwrap();
         assert_eq!(gguf.integer("a.number").unwrap(), Some(7));
         assert_eq!(gguf.text("a.text").unwrap(), Some("hello"));
-        assert_eq!(gguf.texts("a.list").unwrap().unwrap(), [&b"one"[..], &[0xff]]);
+        assert_eq!(
+            gguf.texts("a.list").unwrap().unwrap(),
+            [&b"one"[..], &[0xff]]
+        );
         assert_eq!(gguf.integers("a.kinds").unwrap().unwrap(), [1, -3]);
         let m = gguf.tensor("m").unwrap();
         assert_eq!(m.shape, [2, 3]);
-        assert_eq!(gguf.dequantise(m, |row| 1 - row), [4.0, 5.0, 6.0, 1.0, 2.0, 3.0]);
-        assert_eq!(gguf.dequantise(gguf.tensor("h").unwrap(), |row| row), [0.5, -1.0, 2.0, 0.0]);
+        assert_eq!(
+            gguf.dequantise(m, |row| 1 - row),
+            [4.0, 5.0, 6.0, 1.0, 2.0, 3.0]
+        );
+        assert_eq!(
+            gguf.dequantise(gguf.tensor("h").unwrap(), |row| row),
+            [0.5, -1.0, 2.0, 0.0]
+        );
         for value in gguf.dequantise(gguf.tensor("q").unwrap(), |row| row) {
             assert!((value - 0.25).abs() < 1e-3);
         }
@@ -659,8 +744,16 @@ mod tests {
 
     #[test]
     fn what_is_no_gguf_says_so() {
-        for bytes in [&b""[..], b"G", b"text file", b"\x1f\x8b\x08\0GGUF and more, gzipped"] {
-            assert!(refused(bytes.to_vec()).contains("magic: expected `GGUF`"), "{bytes:?}");
+        for bytes in [
+            &b""[..],
+            b"G",
+            b"text file",
+            b"\x1f\x8b\x08\0GGUF and more, gzipped",
+        ] {
+            assert!(
+                refused(bytes.to_vec()).contains("magic: expected `GGUF`"),
+                "{bytes:?}"
+            );
         }
         for len in [4, 7, 23] {
             let cut = raw(0, 0, &[])[..len].to_vec();
@@ -674,7 +767,10 @@ mod tests {
             let mut bytes = raw(0, 0, &[]);
             bytes[4..8].copy_from_slice(&version.to_le_bytes());
             let error = refused(bytes);
-            assert!(error.contains(&format!("expected 2 or 3, found {version}")), "{error}");
+            assert!(
+                error.contains(&format!("expected 2 or 3, found {version}")),
+                "{error}"
+            );
         }
         let mut bytes = raw(0, 0, &[]);
         bytes[4..8].copy_from_slice(&3u32.to_be_bytes());
@@ -687,9 +783,19 @@ mod tests {
         assert!(refused(raw(0, 1 << 63, &[])).contains("metadata_kv_count"));
         let long_key = raw(0, 1, &[&u64::MAX.to_le_bytes(), &[0; 64]]);
         assert!(refused(long_key).contains("metadata key 0"));
-        let huge = [&text("k")[..], &9u32.to_le_bytes(), &8u32.to_le_bytes(), &(1u64 << 30).to_le_bytes()];
+        let huge = [
+            &text("k")[..],
+            &9u32.to_le_bytes(),
+            &8u32.to_le_bytes(),
+            &(1u64 << 30).to_le_bytes(),
+        ];
         assert!(refused(raw(0, 1, &huge)).contains("k: expected at most"));
-        let one_past = [&text("k")[..], &8u32.to_le_bytes(), &5u64.to_le_bytes(), b"four"];
+        let one_past = [
+            &text("k")[..],
+            &8u32.to_le_bytes(),
+            &5u64.to_le_bytes(),
+            b"four",
+        ];
         assert!(refused(raw(0, 1, &one_past)).contains("k: expected 5 more bytes"));
     }
 
@@ -705,23 +811,35 @@ mod tests {
         assert!(refused(raw(0, 1, &thirteen)).contains("value type from 0 to 12, found 13"));
         let two = [&text("k")[..], &7u32.to_le_bytes(), &[2]];
         assert!(refused(raw(0, 1, &two)).contains("a bool of 0 or 1, found 2"));
-        let key = [&3u64.to_le_bytes()[..], &[0xff, 0xfe, 0xfd], &7u32.to_le_bytes(), &[1]];
+        let key = [
+            &3u64.to_le_bytes()[..],
+            &[0xff, 0xfe, 0xfd],
+            &7u32.to_le_bytes(),
+            &[1],
+        ];
         assert!(refused(raw(0, 1, &key)).contains("UTF-8 name"));
     }
 
     #[test]
     fn an_alignment_is_a_power_of_two() {
         for value in [0u32, 3, 1 << 31] {
-            let bytes = GgufWriter::new().meta("general.alignment", Meta::U32(value)).finish();
+            let bytes = GgufWriter::new()
+                .meta("general.alignment", Meta::U32(value))
+                .finish();
             assert!(refused(bytes).contains("general.alignment"), "{value}");
         }
-        let bytes = GgufWriter::new().meta("general.alignment", Meta::Text("32")).finish();
+        let bytes = GgufWriter::new()
+            .meta("general.alignment", Meta::Text("32"))
+            .finish();
         assert!(refused(bytes).contains("general.alignment"));
     }
 
     #[test]
     fn names_are_unique() {
-        let twice = GgufWriter::new().meta("k", Meta::U32(1)).meta("k", Meta::U32(2)).finish();
+        let twice = GgufWriter::new()
+            .meta("k", Meta::U32(1))
+            .meta("k", Meta::U32(2))
+            .finish();
         assert!(refused(twice).contains("the key twice"));
         let twice = GgufWriter::new()
             .tensor_f32("t", &[1], &[1.0])
@@ -748,7 +866,10 @@ mod tests {
             (tensor("t", &[4], 0, u64::MAX - 31), "inside the file"),
         ] {
             let error = refused(with_tensor(bad));
-            assert!(error.contains("test.gguf: t: ") && error.contains(word), "{word}: {error}");
+            assert!(
+                error.contains("test.gguf: t: ") && error.contains(word),
+                "{word}: {error}"
+            );
         }
         let mut n_dims = text("t");
         n_dims.extend(u32::MAX.to_le_bytes());
@@ -763,7 +884,12 @@ mod tests {
     #[test]
     fn a_file_cut_at_any_byte_is_an_error() {
         let whole = small();
-        let end = parse(whole.clone()).unwrap().tensors.values().map(|t| t.range.end).max();
+        let end = parse(whole.clone())
+            .unwrap()
+            .tensors
+            .values()
+            .map(|t| t.range.end)
+            .max();
         for len in 0..whole.len() {
             let result = parse(whole[..len].to_vec());
             // What lies behind the last tensor is padding.

@@ -52,11 +52,19 @@ impl GgufWriter {
     }
 
     pub(crate) fn tensor_f32(self, name: &str, shape: &[usize], values: &[f32]) -> Self {
-        self.tensor(name, shape, 0, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        self.tensor(
+            name,
+            shape,
+            0,
+            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        )
     }
 
     pub(crate) fn tensor_f16(self, name: &str, shape: &[usize], values: &[f32]) -> Self {
-        let bytes = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
+        let bytes = values
+            .iter()
+            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+            .collect();
         self.tensor(name, shape, 1, bytes)
     }
 
@@ -72,19 +80,29 @@ impl GgufWriter {
     }
 
     fn tensor(mut self, name: &str, shape: &[usize], kind: u32, bytes: Vec<u8>) -> Self {
-        self.tensors.push((name.to_owned(), shape.to_vec(), kind, bytes));
+        self.tensors
+            .push((name.to_owned(), shape.to_vec(), kind, bytes));
         self
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {
         let mut out = b"GGUF\x03\0\0\0".to_vec();
-        put(&mut out, &[&(self.tensors.len() as u64).to_le_bytes(), &self.n_meta.to_le_bytes()]);
+        put(
+            &mut out,
+            &[
+                &(self.tensors.len() as u64).to_le_bytes(),
+                &self.n_meta.to_le_bytes(),
+            ],
+        );
         out.extend(self.meta);
         let mut offset = 0u64;
         for (name, shape, kind, bytes) in &self.tensors {
             put_text(&mut out, name.as_bytes());
             put(&mut out, &[&(shape.len() as u32).to_le_bytes()]);
-            shape.iter().rev().for_each(|&dim| put(&mut out, &[&(dim as u64).to_le_bytes()]));
+            shape
+                .iter()
+                .rev()
+                .for_each(|&dim| put(&mut out, &[&(dim as u64).to_le_bytes()]));
             put(&mut out, &[&kind.to_le_bytes(), &offset.to_le_bytes()]);
             offset += (bytes.len() as u64).next_multiple_of(32);
         }

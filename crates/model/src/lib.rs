@@ -10,9 +10,20 @@ mod gguf;
 mod gguf_blocks;
 #[cfg(test)]
 mod gguf_writer;
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "hub")]
+mod hub_http;
+pub mod known;
 mod llama;
+#[cfg(feature = "hub")]
+mod pip;
 mod pretrained;
+#[cfg(feature = "hub")]
+mod resolve;
 mod shard;
+mod spec;
+mod spec;
 mod template;
 mod tokenizer;
 mod vocabulary;
@@ -25,6 +36,14 @@ pub use files::{Access, FileBytes};
 pub use generate::GenerateConfig;
 pub use gguf::{Gguf, GgufTensor, GgufValue};
 pub use gguf_blocks::GgmlType;
+#[cfg(feature = "hub")]
+pub use hub::{Hub, OnBytes};
+#[cfg(feature = "hub")]
+pub use hub::{Hub, Network};
+#[cfg(feature = "hub")]
+pub use known::{KnownModel, Sources};
 pub use llama::Llama;
 pub use pretrained::Pretrained;
+pub use spec::ModelSpec;
+pub use spec::ModelSpec;
 pub use tokenizer::Tokenizer;

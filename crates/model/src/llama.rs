@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use realign_core::{Batch, Cache, Hook, HookPoint, LanguageModel, Shape, Site, Until, Weight, ids};
-use realign_tensor::{attention, rms_norm, rotary, swiglu};
+use realign_tensor::{attention, product, rms_norm, rotary, swiglu};
 
 use crate::{Checkpoint, Error, LlamaConfig};
 
@@ -175,7 +175,7 @@ impl Llama {
     }
 
     fn linear(&self, layer: usize, site: Site, x: &Tensor<2>, batch: &Batch, hook: &mut dyn Hook) -> Tensor<2> {
-        let y = x.clone().matmul(self.blocks[layer].linear[site as usize].clone());
+        let y = product(x.clone(), self.blocks[layer].linear[site as usize].clone());
         let at = HookPoint::LinearIn { layer, site };
         if hook.wants(at)
             && let Some(delta) = hook.linear(at, x, batch)

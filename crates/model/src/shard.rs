@@ -39,10 +39,26 @@ impl Shard {
                 return Err(Error::format(path, name, "dtype F32, F16 or BF16", found));
             }
             let range = data + info.data_offsets.0..data + info.data_offsets.1;
-            tensors.insert(name, Stored { shape: info.shape.clone(), dtype: info.dtype, range });
+            tensors.insert(
+                name,
+                Stored {
+                    shape: info.shape.clone(),
+                    dtype: info.dtype,
+                    range,
+                },
+            );
         }
-        let metadata = metadata.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(Self { bytes, tensors, metadata })
+        let metadata = metadata
+            .metadata()
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
+        Ok(Self {
+            bytes,
+            tensors,
+            metadata,
+        })
     }
 
     pub(crate) fn values(&self, tensor: &Stored) -> Vec<f32> {
@@ -58,7 +74,11 @@ impl Shard {
 
 fn widen<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32 + Sync) -> Vec<f32> {
     let (elements, _) = bytes.as_chunks::<N>();
-    elements.par_iter().with_min_len(1 << 14).map(|element| read(*element)).collect()
+    elements
+        .par_iter()
+        .with_min_len(1 << 14)
+        .map(|element| read(*element))
+        .collect()
 }
 
 /// Refuses a header that names a tensor twice: a JSON map would silently keep the last.
@@ -90,7 +110,9 @@ fn unique_keys(header: &[u8]) -> Result<(), String> {
         }
     }
 
-    serde_json::from_slice::<Keys>(header).map(drop).map_err(|e| e.to_string())
+    serde_json::from_slice::<Keys>(header)
+        .map(drop)
+        .map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -98,7 +120,12 @@ mod tests {
     use super::*;
 
     fn file(header: &str, data: &[u8]) -> Result<Shard> {
-        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat();
+        let bytes = [
+            &(header.len() as u64).to_le_bytes()[..],
+            header.as_bytes(),
+            data,
+        ]
+        .concat();
         Shard::parse(FileBytes::from_vec("m.safetensors", bytes))
     }
 
@@ -107,7 +134,9 @@ mod tests {
     }
 
     fn refused(tensors: &[String], data: &[u8]) -> String {
-        file(&format!("{{{}}}", tensors.join(",")), data).unwrap_err().to_string()
+        file(&format!("{{{}}}", tensors.join(",")), data)
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -119,7 +148,11 @@ mod tests {
             tensor("c", "BF16", "[0]", 8, 8)
         );
         let mut data = 1.5f32.to_le_bytes().to_vec();
-        data.extend([f16::from_f32(-2.0), f16::from_f32(0.25)].map(f16::to_le_bytes).concat());
+        data.extend(
+            [f16::from_f32(-2.0), f16::from_f32(0.25)]
+                .map(f16::to_le_bytes)
+                .concat(),
+        );
         let shard = file(&header, &data).unwrap();
         assert_eq!(shard.values(&shard.tensors["a"]), [1.5]);
         assert_eq!(shard.values(&shard.tensors["b"]), [-2.0, 0.25]);
@@ -132,14 +165,14 @@ mod tests {
         let a = |from, to| tensor("a", "F32", "[1]", from, to);
         let b = |from, to| tensor("b", "F32", "[1]", from, to);
         for (tensors, len) in [
-            (vec![a(4, 8)], 8),                                                     // a hole
-            (vec![a(0, 4), b(2, 6)], 6),                                            // an overlap
-            (vec![a(4, 0)], 4),                                                     // reversed
-            (vec![a(0, 4)], 9),                                                     // trailing bytes
-            (vec![tensor("a", "F32", "[4611686018427387904,4]", 0, 4)], 4),         // overflow
-            (vec![tensor("a", "U128", "[1]", 0, 4)], 4),                            // unknown
-            (vec![tensor("a", "I32", "[1]", 0, 4)], 4),                             // not floats
-            (vec![a(0, 4), a(0, 4)], 4),                                            // twice
+            (vec![a(4, 8)], 8),                                             // a hole
+            (vec![a(0, 4), b(2, 6)], 6),                                    // an overlap
+            (vec![a(4, 0)], 4),                                             // reversed
+            (vec![a(0, 4)], 9),                                             // trailing bytes
+            (vec![tensor("a", "F32", "[4611686018427387904,4]", 0, 4)], 4), // overflow
+            (vec![tensor("a", "U128", "[1]", 0, 4)], 4),                    // unknown
+            (vec![tensor("a", "I32", "[1]", 0, 4)], 4),                     // not floats
+            (vec![a(0, 4), a(0, 4)], 4),                                    // twice
         ] {
             let error = refused(&tensors, &vec![0; len]);
             assert!(error.starts_with("m.safetensors: "), "{tensors:?}: {error}");

@@ -30,18 +30,26 @@ pub(crate) struct Template {
 
 impl Template {
     pub(crate) fn compile(source: &str, file: &Path) -> Result<Self> {
-        let fail = |what: String| Error::Template { file: file.to_path_buf(), what };
+        let fail = |what: String| Error::Template {
+            file: file.to_path_buf(),
+            what,
+        };
         if source.len() > MAX_TEMPLATE_BYTES {
-            return Err(fail(format!("{} bytes, at most {MAX_TEMPLATE_BYTES}", source.len())));
+            return Err(fail(format!(
+                "{} bytes, at most {MAX_TEMPLATE_BYTES}",
+                source.len()
+            )));
         }
         let now = Arc::new(AtomicI64::new(-1));
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
         environment.set_syntax(syntax.map_err(|e| fail(e.to_string()))?);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(
-            minijinja_contrib::pycompat::unknown_method_callback,
-        );
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", |what: String| -> Result<Value, _> {
             Err::<Value, _>(minijinja::Error::new(ErrorKind::InvalidOperation, what))
@@ -49,13 +57,28 @@ impl Template {
         let clock = Arc::clone(&now);
         environment.add_function("strftime_now", move |format: &str| {
             let pinned = clock.load(Ordering::Relaxed);
-            let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            strftime(format, if pinned < 0 { clock().as_secs() as i64 } else { pinned })
+            let clock = || {
+                SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default()
+            };
+            strftime(
+                format,
+                if pinned < 0 {
+                    clock().as_secs() as i64
+                } else {
+                    pinned
+                },
+            )
         });
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|e| fail(clip(&describe(&e))))?;
-        Ok(Self { environment, file: file.to_path_buf(), now })
+        Ok(Self {
+            environment,
+            file: file.to_path_buf(),
+            now,
+        })
     }
 
     pub(crate) fn pin_clock(&self, seconds: u32) {
@@ -70,7 +93,10 @@ impl Template {
                 _ => clip(&describe(&e)),
             },
         };
-        self.environment.get_template(NAME).and_then(|t| t.render(context)).map_err(fail)
+        self.environment
+            .get_template(NAME)
+            .and_then(|t| t.render(context))
+            .map_err(fail)
     }
 }
 
@@ -97,8 +123,16 @@ fn without_generation_tags(source: &str) -> String {
         let inner = &tag[2..end];
         let word = inner.trim_matches(['-', '+']).trim();
         if word == "generation" || word == "endgeneration" {
-            let left = if inner.starts_with(['-', '+']) { &inner[..1] } else { "" };
-            let right = if inner.ends_with(['-', '+']) { &inner[inner.len() - 1..] } else { "" };
+            let left = if inner.starts_with(['-', '+']) {
+                &inner[..1]
+            } else {
+                ""
+            };
+            let right = if inner.ends_with(['-', '+']) {
+                &inner[inner.len() - 1..]
+            } else {
+                ""
+            };
             out.push_str(&format!("{{%{left} set _generation = none {right}%}}"));
         } else {
             out.push_str(&tag[..end + 2]);
@@ -112,14 +146,20 @@ fn without_generation_tags(source: &str) -> String {
 /// `json.dumps` as transformers calls it: no HTML escapes, no ASCII escapes unless asked for.
 fn tojson(state: &State<'_, '_>, value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
-    let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let ascii = options
+        .get::<Option<bool>>("ensure_ascii")?
+        .unwrap_or(false);
     let sort = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     let separators: Option<Vec<String>> = options.get("separators")?;
     options.assert_all_used()?;
     if indent.is_some_and(|indent| indent > 16) {
-        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "tojson: indent above 16"));
+        return Err(minijinja::Error::new(
+            ErrorKind::InvalidOperation,
+            "tojson: indent above 16",
+        ));
     }
-    let wrong = |e: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
+    let wrong =
+        |e: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
     let mut json = serde_json::to_value(&value).map_err(wrong)?;
     if sort {
         json.sort_all_objects();
@@ -129,7 +169,9 @@ fn tojson(state: &State<'_, '_>, value: Value, options: Kwargs) -> Result<Value,
         Some(indent) => {
             let spaces = " ".repeat(indent);
             let format = PrettyFormatter::with_indent(spaces.as_bytes());
-            json.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))
+            json.serialize(&mut serde_json::Serializer::with_formatter(
+                &mut bytes, format,
+            ))
         }
         None => {
             let separators = separators.as_deref();
@@ -138,13 +180,19 @@ fn tojson(state: &State<'_, '_>, value: Value, options: Kwargs) -> Result<Value,
                 _ => (", ", ": "),
             };
             let format = PythonFormatter { item, key };
-            json.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))
+            json.serialize(&mut serde_json::Serializer::with_formatter(
+                &mut bytes, format,
+            ))
         }
     }
     .map_err(wrong)?;
     state.consume_fuel(bytes.len() as u64 / 64)?;
     let text = String::from_utf8_lossy(&bytes);
-    let text = if ascii { escape_to_ascii(&text) } else { text.into_owned() };
+    let text = if ascii {
+        escape_to_ascii(&text)
+    } else {
+        text.into_owned()
+    };
     Ok(Value::from_safe_string(text))
 }
 
@@ -155,12 +203,28 @@ struct PythonFormatter<'a> {
 }
 
 impl Formatter for PythonFormatter<'_> {
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { w.write_all(self.item.as_bytes()) }
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        w: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first {
+            Ok(())
+        } else {
+            w.write_all(self.item.as_bytes())
+        }
     }
 
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { w.write_all(self.item.as_bytes()) }
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        w: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first {
+            Ok(())
+        } else {
+            w.write_all(self.item.as_bytes())
+        }
     }
 
     fn begin_object_value<W: ?Sized + io::Write>(&mut self, w: &mut W) -> io::Result<()> {
@@ -185,11 +249,28 @@ fn escape_to_ascii(text: &str) -> String {
 /// The directives of `strftime` that templates use, in UTC.
 fn strftime(format: &str, seconds: i64) -> Result<String, minijinja::Error> {
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September",
-        "October", "November", "December",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
     ];
-    const DAYS: [&str; 7] =
-        ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+    const DAYS: [&str; 7] = [
+        "Thursday",
+        "Friday",
+        "Saturday",
+        "Sunday",
+        "Monday",
+        "Tuesday",
+        "Wednesday",
+    ];
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Howard Hinnant's civil_from_days: years that begin in March make leap days the last.
     let shifted = days + 719_468;
@@ -200,7 +281,11 @@ fn strftime(format: &str, seconds: i64) -> Result<String, minijinja::Error> {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     let (hour, minute) = (second / 3_600, second / 60 % 60);
     let month_name = MONTHS[(month - 1) as usize];
@@ -215,7 +300,13 @@ fn strftime(format: &str, seconds: i64) -> Result<String, minijinja::Error> {
         }
         let directive = chars.next();
         let bare = directive == Some('-');
-        let number = |value: i64| if bare { value.to_string() } else { format!("{value:02}") };
+        let number = |value: i64| {
+            if bare {
+                value.to_string()
+            } else {
+                format!("{value:02}")
+            }
+        };
         match if bare { chars.next() } else { directive } {
             Some('Y') => out.push_str(&year.to_string()),
             Some('y') => out.push_str(&number(year % 100)),
@@ -255,16 +346,28 @@ mod tests {
         for (options, want) in [
             ("", r#"{"b": 1, "a": ["<é>", "'"]}"#),
             ("(separators=(',', ':'))", r#"{"b":1,"a":["<é>","'"]}"#),
-            ("(ensure_ascii=true, sort_keys=true)", r#"{"a": ["<\u00e9>", "'"], "b": 1}"#),
-            ("(indent=2)", "{\n  \"b\": 1,\n  \"a\": [\n    \"<é>\",\n    \"'\"\n  ]\n}"),
+            (
+                "(ensure_ascii=true, sort_keys=true)",
+                r#"{"a": ["<\u00e9>", "'"], "b": 1}"#,
+            ),
+            (
+                "(indent=2)",
+                "{\n  \"b\": 1,\n  \"a\": [\n    \"<é>\",\n    \"'\"\n  ]\n}",
+            ),
         ] {
-            assert_eq!(render(&format!("{{{{ data | tojson{options} }}}}")).unwrap(), want);
+            assert_eq!(
+                render(&format!("{{{{ data | tojson{options} }}}}")).unwrap(),
+                want
+            );
         }
     }
 
     #[test]
     fn blocks_are_trimmed_as_in_transformers() {
-        assert_eq!(render("a\n  {% if true %}\nb\n  {% endif %}\nc").unwrap(), "a\nb\nc");
+        assert_eq!(
+            render("a\n  {% if true %}\nb\n  {% endif %}\nc").unwrap(),
+            "a\nb\nc"
+        );
         let with = "a\n  {% generation %}\nb {%- endgeneration -%}  c{% generation %}d";
         assert_eq!(render(with).unwrap(), "a\nbcd");
         assert_eq!(render("{{ 'a,b'.split(',')[1].upper() }}").unwrap(), "B");
@@ -273,11 +376,18 @@ mod tests {
     #[test]
     fn a_template_can_refuse_and_tell_the_date() {
         let error = render("{{ raise_exception('roles must alternate') }}").unwrap_err();
-        assert!(error.to_string().contains("roles must alternate"), "{error}");
-        let template = Template::compile("{{ strftime_now('%d %b %Y, %A %H:%M') }}", Path::new("t"));
+        assert!(
+            error.to_string().contains("roles must alternate"),
+            "{error}"
+        );
+        let template =
+            Template::compile("{{ strftime_now('%d %b %Y, %A %H:%M') }}", Path::new("t"));
         let template = template.unwrap();
         template.pin_clock(1_709_210_096);
-        assert_eq!(template.render(&context! {}).unwrap(), "29 Feb 2024, Thursday 12:34");
+        assert_eq!(
+            template.render(&context! {}).unwrap(),
+            "29 Feb 2024, Thursday 12:34"
+        );
     }
 
     #[test]

@@ -78,7 +78,13 @@ impl Tokenizer {
     }
 
     fn new(built: Built) -> Self {
-        let Built { mut inner, bos, eos, unk, adds_bos } = built;
+        let Built {
+            mut inner,
+            bos,
+            eos,
+            unk,
+            adds_bos,
+        } = built;
         // Special tokens are found here, where it is known who wrote the text, and never in there.
         inner.set_encode_special_tokens(true);
         let added = inner.get_added_tokens_decoder();
@@ -97,20 +103,36 @@ impl Tokenizer {
         let mut first_bytes: Vec<u8> = specials.iter().map(|s| s.text.as_bytes()[0]).collect();
         first_bytes.sort_unstable();
         first_bytes.dedup();
-        Self { inner, specials, first_bytes, bos, eos, unk, adds_bos, size, hash: OnceLock::new() }
+        Self {
+            inner,
+            specials,
+            first_bytes,
+            bos,
+            eos,
+            unk,
+            adds_bos,
+            size,
+            hash: OnceLock::new(),
+        }
     }
 
     /// Token ids of a text. A special token's text in it is encoded as the letters that it is; a
     /// byte without a token becomes the unknown token, and nothing is dropped.
     pub fn encode_text(&self, text: &str) -> Vec<u32> {
-        self.pieces(text, 0).into_iter().map(|piece| piece.id).collect()
+        self.pieces(text, 0)
+            .into_iter()
+            .map(|piece| piece.id)
+            .collect()
     }
 
     /// Token ids of a text in which the text of a special token stands for that token. For text
     /// that the program wrote, never for what came from outside.
     pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
         let found = self.find_special(text, &[]);
-        self.encode_around(text, &found).into_iter().map(|piece| piece.id).collect()
+        self.encode_around(text, &found)
+            .into_iter()
+            .map(|piece| piece.id)
+            .collect()
     }
 
     /// The text of some tokens. Control tokens are left out, bytes that are no UTF-8 replaced by
@@ -122,7 +144,9 @@ impl Tokenizer {
 
     /// One token for display, control tokens included; empty outside of the vocabulary.
     pub fn token_text(&self, id: u32) -> String {
-        let Some(token) = self.inner.id_to_token(id) else { return String::new() };
+        let Some(token) = self.inner.id_to_token(id) else {
+            return String::new();
+        };
         if self.specials.iter().any(|special| special.id == id) {
             return token;
         }
@@ -174,15 +198,21 @@ impl Tokenizer {
     pub fn hash(&self) -> &str {
         self.hash.get_or_init(|| {
             let mut hasher = Sha256::new();
-            let by_id: BTreeMap<u32, String> =
-                self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
+            let by_id: BTreeMap<u32, String> = self
+                .inner
+                .get_vocab(true)
+                .into_iter()
+                .map(|(token, id)| (id, token))
+                .collect();
             for (id, token) in by_id {
                 hasher.update(id.to_le_bytes());
                 hasher.update((token.len() as u64).to_le_bytes());
                 hasher.update(token.as_bytes());
                 hasher.update([u8::from(self.is_special(id))]);
             }
-            self.encode_text(PROBE).iter().for_each(|id| hasher.update(id.to_le_bytes()));
+            self.encode_text(PROBE)
+                .iter()
+                .for_each(|id| hasher.update(id.to_le_bytes()));
             hex(&hasher.finalize())
         })
     }
@@ -222,7 +252,11 @@ impl Tokenizer {
                 outer.end += rest.len() - rest.trim_start().len();
             }
             (at, done) = (outer.end, outer.end);
-            found.push(Found { id: special.id, range, outer });
+            found.push(Found {
+                id: special.id,
+                range,
+                outer,
+            });
         }
         found
     }
@@ -233,7 +267,10 @@ impl Tokenizer {
         let mut at = 0;
         for special in found {
             pieces.extend(self.pieces(&text[at..special.outer.start], at));
-            pieces.push(Piece { id: special.id, range: special.range.clone() });
+            pieces.push(Piece {
+                id: special.id,
+                range: special.range.clone(),
+            });
             at = special.outer.end;
         }
         pieces.extend(self.pieces(&text[at..], at));
@@ -251,7 +288,10 @@ impl Tokenizer {
         let offsets = encoding.get_offsets().iter();
         let ids = encoding.get_ids().iter();
         ids.zip(offsets)
-            .map(|(&id, &(start, end))| Piece { id, range: offset + start..offset + end })
+            .map(|(&id, &(start, end))| Piece {
+                id,
+                range: offset + start..offset + end,
+            })
             .collect()
     }
 }
@@ -264,5 +304,177 @@ impl fmt::Debug for Tokenizer {
             .field("bos", &self.bos)
             .field("eos", &self.eos)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::FileBytes;
+    use crate::gguf_writer::{GgufWriter, Meta};
+    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+    /// All single bytes but 0xfd, which no UTF-8 has, four merges, and the special tokens that end the list.
+    pub(crate) const SPECIALS: [&str; 4] = ["<unk>", "<|im_start|>", "<|im_end|>", "<|im_end|>!"];
+
+    pub(crate) fn tokens() -> Vec<Vec<u8>> {
+        let mut alphabet: Vec<String> = ByteLevel::alphabet()
+            .into_iter()
+            .filter(|c| *c != 'ý')
+            .map(String::from)
+            .collect();
+        alphabet.sort();
+        let merged = ["ĊĊ", "hi", "Ġhi", "12"].map(str::to_owned);
+        let all = alphabet
+            .into_iter()
+            .chain(merged)
+            .chain(SPECIALS.map(str::to_owned));
+        all.map(String::into_bytes).collect()
+    }
+
+    fn writer(pre: &'static str, merges: &[&str], tokens: Vec<Vec<u8>>) -> GgufWriter {
+        let n = tokens.len();
+        let kinds = (0..n)
+            .map(|id| if id + SPECIALS.len() >= n { 3 } else { 1 })
+            .collect();
+        GgufWriter::new()
+            .meta("tokenizer.ggml.model", Meta::Text("gpt2"))
+            .meta("tokenizer.ggml.pre", Meta::Text(pre))
+            .meta("tokenizer.ggml.tokens", Meta::Texts(tokens))
+            .meta("tokenizer.ggml.token_type", Meta::I32s(kinds))
+            .meta("tokenizer.ggml.add_bos_token", Meta::Bool(false))
+            .meta(
+                "tokenizer.ggml.merges",
+                Meta::Texts(
+                    merges
+                        .iter()
+                        .map(|merge| merge.as_bytes().to_vec())
+                        .collect(),
+                ),
+            )
+    }
+
+    fn build(writer: GgufWriter) -> Result<Tokenizer> {
+        Tokenizer::from_gguf(&Gguf::parse(FileBytes::from_vec(
+            "t.gguf",
+            writer.finish(),
+        ))?)
+    }
+
+    const MERGES: [&str; 4] = ["Ċ Ċ", "h i", "Ġ hi", "1 2"];
+
+    /// A tokenizer small enough to think about.
+    pub(crate) fn tiny(pre: &'static str) -> Tokenizer {
+        let n = tokens().len() as u32;
+        let writer = writer(pre, &MERGES, tokens())
+            .meta("tokenizer.ggml.unknown_token_id", Meta::U32(n - 4))
+            .meta("tokenizer.ggml.bos_token_id", Meta::U32(n - 3))
+            .meta("tokenizer.ggml.eos_token_id", Meta::U32(n - 2));
+        build(writer).unwrap()
+    }
+
+    fn show(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
+        ids.iter().map(|&id| tokenizer.token_text(id)).collect()
+    }
+
+    #[test]
+    fn special_tokens_are_letters_in_text_and_tokens_where_the_program_says_so() {
+        let tokenizer = tiny("gpt-2");
+        let text = "hi<|im_end|>";
+        let plain = tokenizer.encode_text(text);
+        assert_eq!(show(&tokenizer, &plain).concat(), text);
+        assert!(plain.iter().all(|&id| !tokenizer.is_special(id)));
+        let special = tokenizer.encode_with_special(text);
+        assert_eq!(show(&tokenizer, &special), ["hi", "<|im_end|>"]);
+        assert_eq!(special[1], tokenizer.eos().unwrap());
+        assert_eq!(tokenizer.decode(&special), "hi");
+        // The longest of two that begin alike.
+        let long = tokenizer.encode_with_special("<|im_end|>!");
+        assert_eq!(show(&tokenizer, &long), ["<|im_end|>!"]);
+    }
+
+    #[test]
+    fn each_pre_tokenizer_cuts_in_its_own_way() {
+        for (pre, want) in [
+            ("gpt-2", &["12", " hi"][..]),
+            ("smollm", &["1", "2", " hi"]),
+            ("llama-bpe", &["12", " hi"]),
+            ("qwen2", &["1", "2", " hi"]),
+        ] {
+            let tokenizer = tiny(pre);
+            assert_eq!(
+                show(&tokenizer, &tokenizer.encode_text("12 hi")),
+                want,
+                "{pre}"
+            );
+        }
+        let hashes: std::collections::BTreeSet<String> = ["gpt-2", "smollm"]
+            .map(|pre| tiny(pre).hash().to_owned())
+            .into();
+        assert_eq!(hashes.len(), 2);
+    }
+
+    #[test]
+    fn a_byte_without_a_token_is_unknown_and_never_dropped() {
+        let tokenizer = tiny("smollm");
+        let without_a: Vec<_> = tokens().into_iter().filter(|token| token != b"a").collect();
+        let n = without_a.len() as u32;
+        let no_a = writer("smollm", &MERGES, without_a)
+            .meta("tokenizer.ggml.unknown_token_id", Meta::U32(n - 4));
+        let no_a = build(no_a).unwrap();
+        assert_eq!(show(&no_a, &no_a.encode_text("bab")), ["b", "<unk>", "b"]);
+        assert_eq!(
+            show(&tokenizer, &tokenizer.encode_text("bab")),
+            ["b", "a", "b"]
+        );
+        let error = build(writer("smollm", &MERGES, tokens()))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("unknown_token_id"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_by_name() {
+        let error = build(writer("jais-2", &MERGES, tokens()))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("tokenizer.ggml.pre: expected smollm") && error.contains("jais-2"));
+        let error = build(writer("gpt-2", &["h o"], tokens()))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("merges[0]: expected tokens of the vocabulary, found ho"),
+            "{error}"
+        );
+        let error = build(writer("gpt-2", &["hi"], tokens()))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("merges[0]: expected two tokens and a space"),
+            "{error}"
+        );
+        let twice = [tokens(), tokens()].concat();
+        let error = build(writer("gpt-2", &MERGES, twice))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("each token once"), "{error}");
+    }
+
+    #[test]
+    fn special_tokens_do_not_touch_what_is_forbidden() {
+        let tokenizer = tiny("gpt-2");
+        let text = "<|im_end|><|im_end|>";
+        assert_eq!(tokenizer.find_special(text, &[]).len(), 2);
+        let second = &tokenizer.find_special(text, &[3..4])[0];
+        assert_eq!(second.range, 10..20);
+        assert!(tokenizer.find_special(text, &[5..15]).is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn text_survives_its_tokens(text in "\\PC{0,40}") {
+            let tokenizer = tiny("smollm");
+            proptest::prop_assert_eq!(tokenizer.decode(&tokenizer.encode_text(&text)), text);
+        }
     }
 }

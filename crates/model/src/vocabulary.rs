@@ -88,11 +88,17 @@ struct Framing {
 
 pub(crate) fn from_file(path: &Path) -> Result<Built> {
     let bytes = read_small(path, MAX_JSON_BYTES)?;
-    let fail = |field: &str, expected: &str, found: String| Error::format(path, field, expected, found);
+    let fail =
+        |field: &str, expected: &str, found: String| Error::format(path, field, expected, found);
     check_unique_keys(&bytes).map_err(|e| fail("JSON", "each key once", e))?;
     let mut json = serde_json::Deserializer::from_slice(&bytes);
-    let json: Json = serde_path_to_error::deserialize(&mut json)
-        .map_err(|e| fail(&e.path().to_string(), "a tokenizer.json", e.inner().to_string()))?;
+    let json: Json = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        fail(
+            &e.path().to_string(),
+            "a tokenizer.json",
+            e.inner().to_string(),
+        )
+    })?;
     let unk_token = json.model.unk_token.clone();
     json.check(path)?;
 
@@ -101,14 +107,22 @@ pub(crate) fn from_file(path: &Path) -> Result<Built> {
     let mut inner = match loaded {
         Ok(Ok(inner)) => inner,
         Ok(Err(e)) => return Err(fail("tokenizer", "one that loads", e.to_string())),
-        Err(_) => return Err(fail("tokenizer", "one that loads", "one that makes tokenizers panic".into())),
+        Err(_) => {
+            return Err(fail(
+                "tokenizer",
+                "one that loads",
+                "one that makes tokenizers panic".into(),
+            ));
+        }
     };
     let mut adds_bos = false;
     if let Ok(framed) = inner.encode("", true) {
         adds_bos = !framed.get_ids().is_empty();
     }
     let not_set = "no truncation, no padding";
-    inner.with_truncation(None).map_err(|e| fail("truncation", not_set, e.to_string()))?;
+    inner
+        .with_truncation(None)
+        .map_err(|e| fail("truncation", not_set, e.to_string()))?;
     inner.with_padding(None);
     // It only frames texts and trims offsets; the chat template and the caller do the first.
     inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
@@ -123,16 +137,29 @@ pub(crate) fn from_file(path: &Path) -> Result<Built> {
     };
     let bos = pick(framing.bos_token, framing.bos_token_id);
     let eos = pick(framing.eos_token, framing.eos_token_id);
-    Ok(Built { inner, bos, eos, unk: unk.map(|(id, _)| id), adds_bos })
+    Ok(Built {
+        inner,
+        bos,
+        eos,
+        unk: unk.map(|(id, _)| id),
+        adds_bos,
+    })
 }
 
 /// Gives a byte-level vocabulary with gaps the unknown token that the configuration names:
 /// `tokenizers` drops bytes that have no token when the model itself names none.
 fn never_drop_bytes(inner: &mut tokenizers::Tokenizer, unk: Option<String>) {
-    let byte_level = matches!(inner.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_)));
-    let tokenizers::ModelWrapper::BPE(bpe) = inner.get_model() else { return };
+    let byte_level = matches!(
+        inner.get_decoder(),
+        Some(tokenizers::DecoderWrapper::ByteLevel(_))
+    );
+    let tokenizers::ModelWrapper::BPE(bpe) = inner.get_model() else {
+        return;
+    };
     let complete = || {
-        ByteLevel::alphabet().iter().all(|byte| inner.token_to_id(&byte.to_string()).is_some())
+        ByteLevel::alphabet()
+            .iter()
+            .all(|byte| inner.token_to_id(&byte.to_string()).is_some())
     };
     if !byte_level || bpe.unk_token.is_some() || complete() {
         return;
@@ -157,7 +184,11 @@ impl Json {
             return fail("model.type".into(), "`BPE`", kind);
         }
         if let Some(rate) = model.dropout.filter(|&rate| rate != 0.0) {
-            return fail("model.dropout".into(), "none: it makes ids random", rate.to_string());
+            return fail(
+                "model.dropout".into(),
+                "none: it makes ids random",
+                rate.to_string(),
+            );
         }
         for (field, affix) in [
             ("continuing_subword_prefix", model.continuing_subword_prefix),
@@ -168,13 +199,23 @@ impl Json {
             }
         }
         let serde_json::Value::Object(map) = model.vocab else {
-            return fail("model.vocab".into(), "an object of tokens and ids", "another type".into());
+            return fail(
+                "model.vocab".into(),
+                "an object of tokens and ids",
+                "another type".into(),
+            );
         };
         let mut vocab = HashMap::with_capacity(map.len());
         for (token, id) in map {
             match id.as_u64().filter(|&id| id < u64::from(MAX_TOKEN_ID)) {
                 Some(id) => vocab.insert(token, id as u32),
-                None => return fail(format!("model.vocab.{token}"), "an id below 2^24", id.to_string()),
+                None => {
+                    return fail(
+                        format!("model.vocab.{token}"),
+                        "an id below 2^24",
+                        id.to_string(),
+                    );
+                }
             };
         }
         if vocab.is_empty() {
@@ -183,7 +224,9 @@ impl Json {
         let merges = match model.merges {
             Merges::Pairs(pairs) => pairs,
             Merges::Lines(lines) => split_merges(
-                lines.into_iter().filter(|line| !line.starts_with("#version")),
+                lines
+                    .into_iter()
+                    .filter(|line| !line.starts_with("#version")),
                 path,
                 "model.merges",
             )?,
@@ -210,7 +253,8 @@ impl Json {
 /// Builds the tokenizer that a GGUF's metadata describes.
 pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
     let path = gguf.path();
-    let fail = |field: &str, expected: &str, found: &str| Error::format(path, field, expected, found);
+    let fail =
+        |field: &str, expected: &str, found: &str| Error::format(path, field, expected, found);
     let kind = "tokenizer.ggml.model";
     match gguf.text(kind)? {
         Some("gpt2") => {}
@@ -220,11 +264,18 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
         }
     }
     let pre = gguf.text("tokenizer.ggml.pre")?.unwrap_or("no such key");
-    let (pre_tokenizer, ignore_merges, nfc) = pre_tokenizer(pre)
-        .ok_or_else(|| fail("tokenizer.ggml.pre", "smollm, gpt-2, llama-bpe or qwen2", pre))?;
+    let (pre_tokenizer, ignore_merges, nfc) = pre_tokenizer(pre).ok_or_else(|| {
+        fail(
+            "tokenizer.ggml.pre",
+            "smollm, gpt-2, llama-bpe or qwen2",
+            pre,
+        )
+    })?;
 
     let key = "tokenizer.ggml.tokens";
-    let raw = gguf.texts(key)?.ok_or_else(|| fail(key, "an array of texts", "no such key"))?;
+    let raw = gguf
+        .texts(key)?
+        .ok_or_else(|| fail(key, "an array of texts", "no such key"))?;
     if raw.is_empty() || raw.len() > MAX_TOKEN_ID as usize {
         return Err(fail(key, "1 to 2^24 tokens", &raw.len().to_string()));
     }
@@ -241,8 +292,12 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
         tokens.push(token);
     }
     let key = "tokenizer.ggml.merges";
-    let lines = gguf.texts(key)?.ok_or_else(|| fail(key, "an array of texts", "no such key"))?;
-    let lines = lines.into_iter().map(|line| String::from_utf8_lossy(line).into_owned());
+    let lines = gguf
+        .texts(key)?
+        .ok_or_else(|| fail(key, "an array of texts", "no such key"))?;
+    let lines = lines
+        .into_iter()
+        .map(|line| String::from_utf8_lossy(line).into_owned());
     let merges = split_merges(lines, path, key)?;
     check_bpe(&vocab, &merges, path, "tokenizer.ggml")?;
 
@@ -251,9 +306,11 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
         match gguf.integer(&key)? {
             None => Ok(None),
             Some(id) if id < tokens.len() as u64 => Ok(Some(id as u32)),
-            Some(id) => {
-                Err(fail(&key, &format!("a token below {}", tokens.len()), &id.to_string()))
-            }
+            Some(id) => Err(fail(
+                &key,
+                &format!("a token below {}", tokens.len()),
+                &id.to_string(),
+            )),
         }
     };
     let (bos, eos, unk) = (special("bos")?, special("eos")?, special("unknown")?);
@@ -265,17 +322,27 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
     if !missing.is_empty() && unk.is_none() {
         // Without one, text with these bytes would lose them without a word.
         let found = format!("none, and {} bytes without a token", missing.len());
-        return Err(fail("tokenizer.ggml.unknown_token_id", "a token for unknown bytes", &found));
+        return Err(fail(
+            "tokenizer.ggml.unknown_token_id",
+            "a token for unknown bytes",
+            &found,
+        ));
     }
     let added = added_tokens(gguf, &tokens)?;
 
     let mut bpe = BPE::builder()
-        .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+        .vocab_and_merges(
+            vocab
+                .into_iter()
+                .collect::<tokenizers::models::bpe::Vocab>(),
+            merges,
+        )
         .ignore_merges(ignore_merges);
     if let Some(unk) = unk {
         bpe = bpe.unk_token(tokens[unk as usize].clone());
     }
-    let wrong = |e: tokenizers::Error| fail("tokenizer.ggml", "a byte-pair vocabulary", &e.to_string());
+    let wrong =
+        |e: tokenizers::Error| fail("tokenizer.ggml", "a byte-pair vocabulary", &e.to_string());
     let mut inner = tokenizers::Tokenizer::new(bpe.build().map_err(wrong)?);
     inner.with_pre_tokenizer(Some(pre_tokenizer));
     inner.with_decoder(Some(ByteLevel::default()));
@@ -284,7 +351,13 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
     }
     inner.add_tokens(added).map_err(wrong)?;
     let adds_bos = gguf.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false);
-    Ok(Built { inner, bos, eos, unk, adds_bos })
+    Ok(Built {
+        inner,
+        bos,
+        eos,
+        unk,
+        adds_bos,
+    })
 }
 
 /// How text is cut before merging, whether whole words skip the merges, whether text is composed.
@@ -293,13 +366,20 @@ fn pre_tokenizer(name: &str) -> Option<(PreTokenizerWrapper, bool, bool)> {
     let cut = |regex: &str| {
         let pattern = SplitPattern::Regex(regex.into());
         let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).ok()?;
-        Some(PreTokenizerWrapper::Sequence(Sequence::new(vec![split.into(), bytes(false)])))
+        Some(PreTokenizerWrapper::Sequence(Sequence::new(vec![
+            split.into(),
+            bytes(false),
+        ])))
     };
     match name {
         "gpt-2" => Some((bytes(true), false, false)),
         "smollm" => {
             let parts = vec![Digits::new(true).into(), bytes(true)];
-            Some((PreTokenizerWrapper::Sequence(Sequence::new(parts)), false, false))
+            Some((
+                PreTokenizerWrapper::Sequence(Sequence::new(parts)),
+                false,
+                false,
+            ))
         }
         "llama-bpe" => Some((cut(LLAMA_3)?, true, false)),
         "qwen2" => Some((cut(QWEN_2)?, false, true)),
@@ -310,16 +390,28 @@ fn pre_tokenizer(name: &str) -> Option<(PreTokenizerWrapper, bool, bool)> {
 /// Control tokens (type 3) are special; a user's own (type 4) are cut out of text like them.
 fn added_tokens(gguf: &Gguf, tokens: &[String]) -> Result<Vec<AddedToken>> {
     let key = "tokenizer.ggml.token_type";
-    let Some(kinds) = gguf.integers(key)? else { return Ok(Vec::new()) };
+    let Some(kinds) = gguf.integers(key)? else {
+        return Ok(Vec::new());
+    };
     if kinds.len() != tokens.len() {
         let expected = format!("{} (one for each token)", tokens.len());
-        return Err(Error::format(gguf.path(), key, expected, kinds.len().to_string()));
+        return Err(Error::format(
+            gguf.path(),
+            key,
+            expected,
+            kinds.len().to_string(),
+        ));
     }
     let mut added = Vec::new();
     for (token, kind) in tokens.iter().zip(kinds) {
         match kind {
             3 | 4 if token.is_empty() => {
-                return Err(Error::format(gguf.path(), key, "control tokens with a text", "an empty one"));
+                return Err(Error::format(
+                    gguf.path(),
+                    key,
+                    "control tokens with a text",
+                    "an empty one",
+                ));
             }
             3 | 4 => added.push(AddedToken::from(token.clone(), kind == 3).normalized(false)),
             _ => {}
@@ -337,7 +429,12 @@ fn split_merges(
         .enumerate()
         .map(|(rank, line)| match line.split_once(' ') {
             Some((a, b)) if !b.contains(' ') => Ok((a.to_owned(), b.to_owned())),
-            _ => Err(Error::format(path, format!("{field}[{rank}]"), "two tokens and a space", line)),
+            _ => Err(Error::format(
+                path,
+                format!("{field}[{rank}]"),
+                "two tokens and a space",
+                line,
+            )),
         })
         .collect()
 }
@@ -353,7 +450,12 @@ fn check_bpe(
     for (token, id) in vocab {
         if !ids.insert(id) {
             let found = format!("{id} a second time, for `{token}`");
-            return Err(Error::format(path, format!("{field} vocabulary"), "each id once", found));
+            return Err(Error::format(
+                path,
+                format!("{field} vocabulary"),
+                "each id once",
+                found,
+            ));
         }
     }
     let mut product = String::new();
@@ -364,7 +466,12 @@ fn check_bpe(
         for token in [a, b, &product] {
             if !vocab.contains_key(token.as_str()) {
                 let field = format!("{field}.merges[{rank}]");
-                return Err(Error::format(path, field, "tokens of the vocabulary", token.as_str()));
+                return Err(Error::format(
+                    path,
+                    field,
+                    "tokens of the vocabulary",
+                    token.as_str(),
+                ));
             }
         }
     }
@@ -406,7 +513,12 @@ pub(crate) fn token_text(value: Option<serde_json::Value>) -> Option<String> {
 
 fn first_id(value: Option<serde_json::Value>) -> Option<u32> {
     let value = value?;
-    value.as_array().map_or(Some(&value), |list| list.first())?.as_u64()?.try_into().ok()
+    value
+        .as_array()
+        .map_or(Some(&value), |list| list.first())?
+        .as_u64()?
+        .try_into()
+        .ok()
 }
 
 /// Refuses a key that appears twice in one object: the last would silently win.
@@ -467,5 +579,121 @@ fn check_unique_keys(json: &[u8]) -> Result<(), String> {
         }
     }
 
-    serde_json::from_slice::<Unique>(json).map(drop).map_err(|e| e.to_string())
+    serde_json::from_slice::<Unique>(json)
+        .map(drop)
+        .map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A `tokenizer.json` of three letters and one merge, changed by `edit`.
+    fn load(edit: impl Fn(&str) -> String) -> Result<Built> {
+        let json = r#"{"version": "1.0", "truncation": {"max_length": 2, "strategy": "LongestFirst",
+            "stride": 0, "direction": "Right"}, "padding": null, "normalizer": null,
+            "added_tokens": [{"id": 4, "content": "<end>", "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true}],
+            "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": {"type": "BPE", "dropout": null, "unk_token": null,
+                "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
+                "byte_fallback": false, "ignore_merges": false,
+                "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3}, "merges": [["a", "b"]]}}"#;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tokenizer.json");
+        std::fs::write(&file, edit(json)).unwrap();
+        std::fs::write(
+            folder.path().join("config.json"),
+            r#"{"eos_token_id": [4, 2]}"#,
+        )
+        .unwrap();
+        std::fs::write(
+            folder.path().join("tokenizer_config.json"),
+            r#"{"bos_token": {"content": "c"}, "eos_token": null}"#,
+        )
+        .unwrap();
+        from_file(&file)
+    }
+
+    #[test]
+    fn a_sound_file_loads_and_knows_what_frames_a_text() {
+        for old in [false, true] {
+            let built = load(|json| match old {
+                true => json.replace(r#"["a", "b"]"#, r#""a b""#),
+                false => json.to_owned(),
+            })
+            .unwrap();
+            assert_eq!(
+                (built.bos, built.eos, built.adds_bos),
+                (Some(2), Some(4), false)
+            );
+            // Not cut after two tokens, although the file says so.
+            assert_eq!(
+                built.inner.encode("abcab", false).unwrap().get_ids(),
+                [3, 2, 3]
+            );
+        }
+    }
+
+    #[test]
+    fn files_that_make_tokenizers_panic_are_refused() {
+        let long = "x".repeat(100);
+        for (from, to, word) in [
+            // A merge whose product is longer than any token; parts that are no tokens.
+            (
+                r#"["a", "b"]"#,
+                r#"["ab", "ab"]"#.to_owned(),
+                "model.merges[0]",
+            ),
+            (
+                r#"["a", "b"]"#,
+                format!(r#"["a", "{long}"]"#),
+                "model.merges[0]",
+            ),
+            (
+                r#"["a", "b"]"#,
+                r#""a b c""#.into(),
+                "two tokens and a space",
+            ),
+            // A prefix longer than a token, or one that cuts a code point.
+            (
+                r#"_prefix": null"#,
+                r#"_prefix": "longer""#.into(),
+                "continuing_subword_prefix",
+            ),
+            (
+                r#"_suffix": null"#,
+                r#"_suffix": "é""#.into(),
+                "end_of_word_suffix",
+            ),
+            (r#""b": 1"#, r#""b": 0"#.into(), "each id once"),
+            (r#""b": 1"#, r#""b": 4294967295"#.into(), "an id below 2^24"),
+            (r#""b": 1"#, r#""b": -1"#.into(), "an id below 2^24"),
+            (r#""b": 1"#, r#""a": 1"#.into(), "the key `a` twice"),
+            (r#""<end>""#, r#""""#.into(), "some content"),
+            (
+                r#""id": 4"#,
+                r#""id": 4294967295"#.into(),
+                "an id below 2^24",
+            ),
+            (
+                r#""unk_token": null"#,
+                r#""unk_token": "?""#.into(),
+                "a token of the vocabulary",
+            ),
+            (
+                r#""type": "BPE""#,
+                r#""type": "WordPiece""#.into(),
+                "`BPE`, found WordPiece",
+            ),
+            (r#""dropout": null"#, r#""dropout": 0.5"#.into(), "random"),
+            (r#""version""#, "[".repeat(1 << 16), "JSON"),
+        ] {
+            let error = load(|json| json.replace(from, &to))
+                .err()
+                .map(|e| e.to_string());
+            let error = error.unwrap_or_else(|| panic!("{to} was accepted"));
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    }
 }

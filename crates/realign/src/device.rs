@@ -50,6 +50,7 @@ pub fn parse(spec: &str) -> Result<Device> {
         #[cfg(feature = "flex")]
         "flex" => Device::flex(),
         #[cfg(feature = "ndarray")]
+        #[allow(deprecated)]
         "ndarray" => Device::ndarray(),
         #[cfg(feature = "tch")]
         "tch" if index > 0 => Device::libtorch_cuda(index),

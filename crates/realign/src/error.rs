@@ -119,7 +119,7 @@ impl From<realign_run::Error> for Failure {
 impl From<realign_lora::Error> for Failure {
     fn from(error: realign_lora::Error) -> Self {
         match error {
-            realign_lora::Error::Interrupted { .. } => Self::interrupted(),
+            realign_lora::Error::Run(run) => run.into(),
             other => Self::failed(chain(&other)),
         }
     }
@@ -128,7 +128,7 @@ impl From<realign_lora::Error> for Failure {
 impl From<realign_sae::Error> for Failure {
     fn from(error: realign_sae::Error) -> Self {
         match error {
-            realign_sae::Error::Interrupted { .. } => Self::interrupted(),
+            realign_sae::Error::Run(run) => run.into(),
             other => Self::failed(chain(&other)),
         }
     }

@@ -1,5 +1,7 @@
 //! What every stage works with: the run folder, the plan, the base model, the device, the bars.
 
+use std::path::PathBuf;
+
 use burn::tensor::Device;
 use realign_run::{Reused, RunFolder, Seed};
 use serde::Serialize;
@@ -25,6 +27,8 @@ pub struct Lab {
     pub device: Device,
     /// The questions.
     pub source: Source,
+    /// The user's own text for the autoencoder.
+    pub corpus: Option<PathBuf>,
     /// How progress is shown.
     pub show: Show,
 }

@@ -229,7 +229,7 @@ fn sae_figures(lab: &Lab, quality: &SaeQuality) -> SaeFigures {
         tokens: quality.tokens as u64,
         fvu: quality.metrics.fvu,
         l0: quality.metrics.l0,
-        dead: quality.metrics.dead,
+        dead: quality.metrics.dead_fraction,
         loss_recovered: quality.loss_recovered,
     }
 }

@@ -99,14 +99,17 @@ impl<'a> ModelActivations<'a> {
                 self.order.shuffle(&mut self.rng);
             }
             let Some(batch) = self.order.pop() else { break };
-            self.buffer.extend((0..self.kept[batch].len()).map(|row| (batch as u32, row as u32)));
+            self.buffer
+                .extend((0..self.kept[batch].len()).map(|row| (batch as u32, row as u32)));
         }
     }
 
     /// The places of the next batch in the buffer, each to be taken out by `swap_remove` in this order.
     fn draw(&mut self) -> Vec<usize> {
         let n = self.buffer.len();
-        (0..self.batch_tokens.min(n)).map(|i| self.rng.random_range(0..n - i)).collect()
+        (0..self.batch_tokens.min(n))
+            .map(|i| self.rng.random_range(0..n - i))
+            .collect()
     }
 
     fn run(&mut self, batch: usize) -> Vec<f32> {
@@ -206,7 +209,13 @@ impl fmt::Debug for ModelActivations<'_> {
 
 /// Every token but the first of each sequence.
 pub fn all_but_first(batch: &Batch) -> Vec<usize> {
-    batch.positions().into_iter().enumerate().filter(|&(_, position)| position > 0).map(|(token, _)| token).collect()
+    batch
+        .positions()
+        .into_iter()
+        .enumerate()
+        .filter(|&(_, position)| position > 0)
+        .map(|(token, _)| token)
+        .collect()
 }
 
 /// The activation `[token, d]` at `at`, heads side by side.
@@ -231,7 +240,14 @@ mod tests {
     use super::*;
 
     fn batches() -> Vec<Batch> {
-        (0..6u32).map(|i| Batch::packed([(0..5 + i).map(|t| (t * 7 + i) % 64).collect::<Vec<_>>(), vec![i, i + 1, 9]])).collect()
+        (0..6u32)
+            .map(|i| {
+                Batch::packed([
+                    (0..5 + i).map(|t| (t * 7 + i) % 64).collect::<Vec<_>>(),
+                    vec![i, i + 1, 9],
+                ])
+            })
+            .collect()
     }
 
     fn vec(x: Tensor<2>) -> Vec<f32> {
@@ -249,7 +265,11 @@ mod tests {
             for skipped in [0, 1, 7, 19] {
                 let mut wound = source();
                 wound.skip(skipped);
-                assert_eq!(vec(wound.next_batch().unwrap()), all[skipped], "buffer {buffer}, {skipped} skipped");
+                assert_eq!(
+                    vec(wound.next_batch().unwrap()),
+                    all[skipped],
+                    "buffer {buffer}, {skipped} skipped"
+                );
             }
             let mut both = source();
             both.next_batch();
@@ -273,7 +293,10 @@ mod tests {
         assert_eq!(source.tokens(), wanted.len());
         let x = source.next_batch().unwrap();
         let d = x.dims()[1];
-        let mut found: Vec<Vec<u32>> = vec(x).chunks(d).map(|row| row.iter().map(|x| x.to_bits()).collect()).collect();
+        let mut found: Vec<Vec<u32>> = vec(x)
+            .chunks(d)
+            .map(|row| row.iter().map(|x| x.to_bits()).collect())
+            .collect();
         assert_ne!(found, wanted, "not shuffled");
         found.sort();
         wanted.sort();

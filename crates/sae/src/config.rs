@@ -39,7 +39,10 @@ impl SaeConfig {
     /// # Panics
     /// For sizes that [`SaeConfig::check`] refuses.
     pub fn init(&self, seed: &Seed, device: &Device) -> Sae {
-        assert!(self.check().is_ok(), "{self:?}: sizes must be at least 1, and k at most d_sae");
+        assert!(
+            self.check().is_ok(),
+            "{self:?}: sizes must be at least 1, and k at most d_sae"
+        );
         let Self { d_in, d_sae, .. } = *self;
         let mut rng = seed.stream("sae.init");
         let mut rows = vec![0f32; d_sae * d_in];
@@ -52,7 +55,12 @@ impl SaeConfig {
                     *x = (radius * part) as f32;
                 }
             }
-            let norm = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+            let norm = row
+                .iter()
+                .map(|x| f64::from(*x).powi(2))
+                .sum::<f64>()
+                .sqrt()
+                .max(f64::MIN_POSITIVE);
             row.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
         }
         let w_dec = Tensor::<2>::from_data(TensorData::new(rows, [d_sae, d_in]), device);
@@ -76,7 +84,11 @@ mod tests {
         let device = Device::flex();
         let config = SaeConfig::new(7, 5, 2);
         let sae = config.init(&Seed::new(1), &device);
-        let norms = (sae.w_dec.clone() * sae.w_dec.clone()).sum_dim(1).into_data().try_into_vec::<f32>().unwrap();
+        let norms = (sae.w_dec.clone() * sae.w_dec.clone())
+            .sum_dim(1)
+            .into_data()
+            .try_into_vec::<f32>()
+            .unwrap();
         assert!(norms.iter().all(|n| (n - 1.0).abs() < 1e-6), "{norms:?}");
         let rows = sae.w_dec.into_data();
         assert_eq!(rows, config.init(&Seed::new(1), &device).w_enc.into_data());

@@ -62,7 +62,10 @@ impl Metrics {
     /// # Errors
     /// [`Error::NoTokens`].
     pub fn on_model(sae: &Sae, model: &dyn LanguageModel, at: HookPoint, batches: &[Batch]) -> Result<Self> {
-        let kept = batches.iter().map(|batch| (batch, all_but_first(batch))).filter(|(_, kept)| !kept.is_empty());
+        let kept = batches
+            .iter()
+            .map(|batch| (batch, all_but_first(batch)))
+            .filter(|(_, kept)| !kept.is_empty());
         Self::measure(sae, kept.map(|(batch, kept)| rows(activation(model, at, batch), &kept)))
     }
 }
@@ -104,7 +107,12 @@ pub fn loss_recovered(model: &dyn LanguageModel, sae: &Sae, at: HookPoint, batch
         return Err(Error::NoTokens("measure the loss on"));
     }
     let [clean, spliced, ablated] = sums.map(|sum| sum / tokens as f64);
-    Ok(LossRecovered { clean, spliced, ablated, recovered: (ablated - spliced) / (ablated - clean) })
+    Ok(LossRecovered {
+        clean,
+        spliced,
+        ablated,
+        recovered: (ablated - spliced) / (ablated - clean),
+    })
 }
 
 /// Zeros in the place of the activation of every token but the first.
@@ -120,7 +128,8 @@ impl Hook for Zero {
     }
     fn heads(&mut self, at: HookPoint, x: Tensor<3>, batch: &Batch) -> Tensor<3> {
         let [tokens, heads, d] = x.dims();
-        self.stream(at, x.reshape([tokens, heads * d]), batch).reshape([tokens, heads, d])
+        self.stream(at, x.reshape([tokens, heads * d]), batch)
+            .reshape([tokens, heads, d])
     }
 }
 
@@ -177,9 +186,15 @@ mod tests {
         let model = Llama::random(&LlamaConfig::tiny(), 5, &Device::flex());
         let (sae, at) = (identity(32), HookPoint::ResidPost(1));
         let metrics = Metrics::on_model(&sae, &model, at, &batches()).unwrap();
-        assert!(metrics.fvu.abs() < 1e-9 && (metrics.l0 - 32.0).abs() < 1e-9, "{metrics:?}");
+        assert!(
+            metrics.fvu.abs() < 1e-9 && (metrics.l0 - 32.0).abs() < 1e-9,
+            "{metrics:?}"
+        );
         let loss = loss_recovered(&model, &sae, at, &batches()).unwrap();
-        assert!((loss.recovered - 1.0).abs() < 1e-4 && loss.ablated != loss.clean, "{loss:?}");
+        assert!(
+            (loss.recovered - 1.0).abs() < 1e-4 && loss.ablated != loss.clean,
+            "{loss:?}"
+        );
     }
 
     #[test]
@@ -215,6 +230,9 @@ mod tests {
         let dropped = gap(logits(&mut Splice::new(&sae, at, SpliceError::Drop)));
         // Two roundings of the activation, at most a few ulp of the logits.
         assert!(kept <= 1e-5 * scale, "{kept} of {scale}");
-        assert!(dropped > 1e-3 * scale, "an untrained SAE changed nothing: {dropped} of {scale}");
+        assert!(
+            dropped > 1e-3 * scale,
+            "an untrained SAE changed nothing: {dropped} of {scale}"
+        );
     }
 }

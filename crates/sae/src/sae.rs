@@ -57,7 +57,10 @@ impl Sae {
     pub fn encode(&self, x: Tensor<2>) -> Latents {
         let centred = x - self.b_dec.clone().unsqueeze();
         let (values, indices) = sparse_encode(centred, self.w_enc.clone(), self.b_enc.clone(), self.config.k);
-        Latents { values: values.clamp_min(0.0), indices }
+        Latents {
+            values: values.clamp_min(0.0),
+            indices,
+        }
     }
 
     /// The reconstruction `[token, d_in]`.
@@ -78,7 +81,10 @@ impl Sae {
     pub fn decoder_row(&self, latent: usize) -> Tensor<1> {
         let d_sae = self.config.d_sae;
         assert!(latent < d_sae, "decoder_row: latent {latent}, but there are {d_sae}");
-        self.w_dec.clone().slice([latent..latent + 1, 0..self.config.d_in]).reshape([self.config.d_in])
+        self.w_dec
+            .clone()
+            .slice([latent..latent + 1, 0..self.config.d_in])
+            .reshape([self.config.d_in])
     }
 
     /// The hook point that its metadata names, where this project knows it.
@@ -97,7 +103,10 @@ impl Latents {
     pub fn dense_column(&self, latent: usize) -> Tensor<1> {
         let [tokens, k] = self.values.dims();
         let device = self.values.device().inner();
-        let wanted: Tensor<2, Int> = ids(&[latent as u32], &device).unsqueeze::<2>().repeat_dim(0, tokens).repeat_dim(1, k);
+        let wanted: Tensor<2, Int> = ids(&[latent as u32], &device)
+            .unsqueeze::<2>()
+            .repeat_dim(0, tokens)
+            .repeat_dim(1, k);
         let other = self.indices.clone().not_equal(wanted);
         self.values.clone().mask_fill(other, 0.0).sum_dim(1).reshape([tokens])
     }
@@ -105,7 +114,12 @@ impl Latents {
     /// Activations and latents on the host, both row-major `[token, k]`.
     pub fn to_vecs(&self) -> (Vec<f32>, Vec<u32>) {
         let values = self.values.to_data().iter::<f32>().collect();
-        let indices = self.indices.to_data().iter::<i64>().map(|latent| latent as u32).collect();
+        let indices = self
+            .indices
+            .to_data()
+            .iter::<i64>()
+            .map(|latent| latent as u32)
+            .collect();
         (values, indices)
     }
 }
@@ -160,7 +174,9 @@ mod tests {
         for latent in 0..10 {
             let column = latents.dense_column(latent).into_data().try_into_vec::<f32>().unwrap();
             for (t, found) in column.into_iter().enumerate() {
-                let wanted = (t * 3..t * 3 + 3).find(|&j| indices[j] as usize == latent).map_or(0.0, |j| values[j]);
+                let wanted = (t * 3..t * 3 + 3)
+                    .find(|&j| indices[j] as usize == latent)
+                    .map_or(0.0, |j| values[j]);
                 assert_eq!(found, wanted);
             }
         }
@@ -169,7 +185,10 @@ mod tests {
     #[test]
     fn a_decoder_row_is_what_one_active_latent_adds() {
         let sae = sae();
-        let one = Latents { values: Tensor::ones([1, 1], &Device::flex()), indices: ids(&[4], &Device::flex()).unsqueeze() };
+        let one = Latents {
+            values: Tensor::ones([1, 1], &Device::flex()),
+            indices: ids(&[4], &Device::flex()).unsqueeze(),
+        };
         let written = (sae.decode(&one) - sae.b_dec.clone().unsqueeze()).reshape([6]);
         let gap = (written - sae.decoder_row(4)).abs().max().into_scalar::<f32>();
         assert!(gap < 1e-6, "{gap}");

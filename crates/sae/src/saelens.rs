@@ -29,9 +29,15 @@ impl Sae {
         let folder = folder.as_ref();
         let cfg = Cfg::read(folder.join(CONFIG))?;
         let (config, path) = (cfg.sizes()?, folder.join(WEIGHTS));
-        let bytes = std::fs::read(&path).map_err(|source| Error::Io { action: "read", path: path.clone(), source })?;
-        let tensors = SafeTensors::deserialize(&bytes)
-            .map_err(|e| Error::Malformed { path: path.clone(), what: format!("not a safetensors file: {e}") })?;
+        let bytes = std::fs::read(&path).map_err(|source| Error::Io {
+            action: "read",
+            path: path.clone(),
+            source,
+        })?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| Error::Malformed {
+            path: path.clone(),
+            what: format!("not a safetensors file: {e}"),
+        })?;
         let SaeConfig { d_in, d_sae, .. } = config;
         let read = |tensor, shape: &[usize]| floats(&path, &tensors, tensor, shape);
         let mut w_enc = transposed(&read("W_enc", &[d_in, d_sae])?, d_in, d_sae);
@@ -41,15 +47,28 @@ impl Sae {
         if !cfg.flag("apply_b_dec_to_input", true)? {
             // x w = (x - b_dec) w + b_dec w
             for (bias, row) in b_enc.iter_mut().zip(w_enc.chunks_exact(d_in)) {
-                *bias += row.iter().zip(&b_dec).map(|(w, b)| f64::from(*w) * f64::from(*b)).sum::<f64>() as f32;
+                *bias += row
+                    .iter()
+                    .zip(&b_dec)
+                    .map(|(w, b)| f64::from(*w) * f64::from(*b))
+                    .sum::<f64>() as f32;
             }
         }
         if cfg.flag("rescale_acts_by_decoder_norm", false)? {
-            for ((enc, dec), bias) in w_enc.chunks_exact_mut(d_in).zip(w_dec.chunks_exact_mut(d_in)).zip(&mut b_enc) {
+            for ((enc, dec), bias) in w_enc
+                .chunks_exact_mut(d_in)
+                .zip(w_dec.chunks_exact_mut(d_in))
+                .zip(&mut b_enc)
+            {
                 let norm = dec.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().sqrt() as f32;
                 if norm == 0.0 {
                     let found = "a row of zeros, by whose norm rescale_acts_by_decoder_norm divides".into();
-                    return Err(Error::Tensor { path, tensor: "W_dec", expected: "rows other than 0".into(), found });
+                    return Err(Error::Tensor {
+                        path,
+                        tensor: "W_dec",
+                        expected: "rows other than 0".into(),
+                        found,
+                    });
                 }
                 enc.iter_mut().for_each(|w| *w *= norm);
                 dec.iter_mut().for_each(|w| *w /= norm);
@@ -74,8 +93,11 @@ impl Sae {
     /// [`Error::Io`] and [`Error::Run`].
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
-        std::fs::create_dir_all(folder)
-            .map_err(|source| Error::Io { action: "create", path: folder.to_owned(), source })?;
+        std::fs::create_dir_all(folder).map_err(|source| Error::Io {
+            action: "create",
+            path: folder.to_owned(),
+            source,
+        })?;
         let SaeConfig { d_in, d_sae, k } = self.config;
         let host = |data: TensorData| data.iter::<f32>().collect::<Vec<f32>>();
         let w_enc = transposed(&host(self.w_enc.to_data()), d_sae, d_in);
@@ -116,12 +138,25 @@ struct Cfg {
 
 impl Cfg {
     fn read(path: PathBuf) -> Result<Self> {
-        let io = |source| Error::Io { action: "read", path: path.clone(), source };
+        let io = |source| Error::Io {
+            action: "read",
+            path: path.clone(),
+            source,
+        };
         let mut text = Vec::new();
-        File::open(&path).map_err(io)?.take(LARGEST_CONFIG + 1).read_to_end(&mut text).map_err(io)?;
-        let malformed = |what| Error::Malformed { path: path.clone(), what };
+        File::open(&path)
+            .map_err(io)?
+            .take(LARGEST_CONFIG + 1)
+            .read_to_end(&mut text)
+            .map_err(io)?;
+        let malformed = |what| Error::Malformed {
+            path: path.clone(),
+            what,
+        };
         if text.len() as u64 > LARGEST_CONFIG {
-            return Err(malformed(format!("expected at most {LARGEST_CONFIG} bytes of JSON, found more")));
+            return Err(malformed(format!(
+                "expected at most {LARGEST_CONFIG} bytes of JSON, found more"
+            )));
         }
         let fields = serde_json::from_slice(&text).map_err(|e| malformed(format!("not a JSON object: {e}")))?;
         let cfg = Self { path, fields };
@@ -133,9 +168,17 @@ impl Cfg {
     }
 
     fn wrong(&self, field: &'static str, expected: impl Into<String>) -> Error {
-        let found = self.fields.get(field).map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        let found = self
+            .fields
+            .get(field)
+            .map_or_else(|| "nothing".to_owned(), ToString::to_string);
         let found = found.chars().take(80).collect();
-        Error::Field { path: self.path.clone(), field, expected: expected.into(), found }
+        Error::Field {
+            path: self.path.clone(),
+            field,
+            expected: expected.into(),
+            found,
+        }
     }
 
     /// Absent and null fields are `default`.
@@ -158,8 +201,13 @@ impl Cfg {
     }
 
     fn size(&self, field: &'static str) -> Result<usize> {
-        let size = self.fields.get(field).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-        size.filter(|&n| n > 0).ok_or_else(|| self.wrong(field, "an integer of at least 1"))
+        let size = self
+            .fields
+            .get(field)
+            .and_then(Value::as_u64)
+            .and_then(|n| usize::try_from(n).ok());
+        size.filter(|&n| n > 0)
+            .ok_or_else(|| self.wrong(field, "an integer of at least 1"))
     }
 
     fn sizes(&self) -> Result<SaeConfig> {
@@ -171,35 +219,70 @@ impl Cfg {
     fn metadata(&self) -> Result<Metadata> {
         match self.fields.get("metadata") {
             None | Some(Value::Null) => Ok(Metadata::default()),
-            Some(value) => serde_json::from_value(value.clone())
-                .map_err(|e| Error::Malformed { path: self.path.clone(), what: format!("field `metadata`: {e}") }),
+            Some(value) => serde_json::from_value(value.clone()).map_err(|e| Error::Malformed {
+                path: self.path.clone(),
+                what: format!("field `metadata`: {e}"),
+            }),
         }
     }
 
     fn check_version(&self) -> Result<()> {
-        let version = self.fields.get("metadata").and_then(|m| m.get("sae_lens_version")).and_then(Value::as_str);
-        let major = version.and_then(|v| v.split('.').next()).and_then(|major| major.parse::<u64>().ok());
+        let version = self
+            .fields
+            .get("metadata")
+            .and_then(|m| m.get("sae_lens_version"))
+            .and_then(Value::as_str);
+        let major = version
+            .and_then(|v| v.split('.').next())
+            .and_then(|major| major.parse::<u64>().ok());
         if major.is_some_and(|major| major >= 6) {
             return Ok(());
         }
         let found = version.unwrap_or("nothing").chars().take(80).collect();
         let expected = "6 or later (load and save it once with SAELens 6)".into();
-        Err(Error::Field { path: self.path.clone(), field: "metadata.sae_lens_version", expected, found })
+        Err(Error::Field {
+            path: self.path.clone(),
+            field: "metadata.sae_lens_version",
+            expected,
+            found,
+        })
     }
 }
 
 /// A tensor of this shape as f32: F32, F16 and BF16 are accepted, NaN and infinities are not.
-pub(crate) fn floats(path: &Path, tensors: &SafeTensors<'_>, tensor: &'static str, shape: &[usize]) -> Result<Vec<f32>> {
-    let wrong = |found| Error::Tensor { path: path.to_owned(), tensor, expected: format!("floats of shape {shape:?}"), found };
-    let view = tensors.tensor(tensor).map_err(|_| wrong(format!("only {:?}", tensors.names())))?;
+pub(crate) fn floats(
+    path: &Path,
+    tensors: &SafeTensors<'_>,
+    tensor: &'static str,
+    shape: &[usize],
+) -> Result<Vec<f32>> {
+    let wrong = |found| Error::Tensor {
+        path: path.to_owned(),
+        tensor,
+        expected: format!("floats of shape {shape:?}"),
+        found,
+    };
+    let view = tensors
+        .tensor(tensor)
+        .map_err(|_| wrong(format!("only {:?}", tensors.names())))?;
     if view.shape() != shape {
         return Err(wrong(format!("{:?}", view.shape())));
     }
     let data = view.data();
     let values: Vec<f32> = match view.dtype() {
         Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::F16 => data.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-        Dtype::BF16 => data.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::F16 => data
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|b| half::f16::from_le_bytes(*b).to_f32())
+            .collect(),
+        Dtype::BF16 => data
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|b| half::bf16::from_le_bytes(*b).to_f32())
+            .collect(),
         other => return Err(wrong(format!("type {other:?}"))),
     };
     match values.iter().position(|x| !x.is_finite()) {
@@ -215,7 +298,10 @@ pub(crate) fn to_bytes<const N: usize>(tensors: [(&'static str, Vec<usize>, Vec<
         (name, shape, bytes)
     });
     let views = tensors.iter().map(|(name, shape, bytes)| {
-        (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a shape of its own data"))
+        (
+            *name,
+            TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a shape of its own data"),
+        )
     });
     safetensors::serialize(views, None).expect("names and shapes make a header")
 }
@@ -259,7 +345,12 @@ mod tests {
     }
 
     fn parts(sae: &Sae) -> [TensorData; 4] {
-        [sae.w_enc.to_data(), sae.b_enc.to_data(), sae.w_dec.to_data(), sae.b_dec.to_data()]
+        [
+            sae.w_enc.to_data(),
+            sae.b_enc.to_data(),
+            sae.w_dec.to_data(),
+            sae.b_dec.to_data(),
+        ]
     }
 
     /// A folder that loads, for tests to damage.
@@ -298,12 +389,18 @@ mod tests {
                 assert_eq!(found.len(), wanted.len(), "{name}, token {t}");
                 for (found, wanted) in found.iter().zip(wanted) {
                     assert_eq!(found.0, wanted.0, "{name}, token {t}");
-                    assert!((found.1 - wanted.1).abs() <= 2e-5 * wanted.1.max(1.0), "{name}: {found:?} {wanted:?}");
+                    assert!(
+                        (found.1 - wanted.1).abs() <= 2e-5 * wanted.1.max(1.0),
+                        "{name}: {found:?} {wanted:?}"
+                    );
                 }
             }
             let found = sae.decode(&latents).into_data().try_into_vec::<f32>().unwrap();
             for (found, wanted) in found.iter().zip(reference.reconstructions.concat()) {
-                assert!((found - wanted).abs() <= 2e-5 * wanted.abs().max(1.0), "{name}: {found} {wanted}");
+                assert!(
+                    (found - wanted).abs() <= 2e-5 * wanted.abs().max(1.0),
+                    "{name}: {found} {wanted}"
+                );
             }
         }
     }
@@ -344,7 +441,11 @@ mod tests {
             ("k", json!("many"), "`k`"),
             ("metadata", json!({}), "sae_lens_version"),
             ("metadata", json!({"sae_lens_version": "5.9.1"}), "5.9.1"),
-            ("metadata", json!({"sae_lens_version": "6.1.0", "hook_name": 3}), "metadata"),
+            (
+                "metadata",
+                json!({"sae_lens_version": "6.1.0", "hook_name": 3}),
+                "metadata",
+            ),
             ("d_in", json!(4), "W_enc"),
         ];
         for (field, value, named) in changes {
@@ -390,7 +491,10 @@ mod tests {
             // The last byte of the configuration is a line end.
             for end in (0..whole.len() - 1).step_by(3) {
                 std::fs::write(&path, &whole[..end]).unwrap();
-                assert!(Sae::load(folder.path(), &Device::flex()).is_err(), "{file} cut at {end}");
+                assert!(
+                    Sae::load(folder.path(), &Device::flex()).is_err(),
+                    "{file} cut at {end}"
+                );
             }
             std::fs::write(&path, &whole).unwrap();
         }
@@ -404,23 +508,43 @@ mod tests {
         let write = |b_dec: (Dtype, Vec<u8>)| {
             let host = |data: TensorData| data.iter::<f32>().flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
             let tensors = [
-                ("W_enc", Dtype::F32, vec![3, 5], host(sae.w_enc.clone().transpose().to_data())),
+                (
+                    "W_enc",
+                    Dtype::F32,
+                    vec![3, 5],
+                    host(sae.w_enc.clone().transpose().to_data()),
+                ),
                 ("W_dec", Dtype::F32, vec![5, 3], host(sae.w_dec.to_data())),
                 ("b_enc", Dtype::F32, vec![5], host(sae.b_enc.to_data())),
                 ("b_dec", b_dec.0, vec![3], b_dec.1),
             ];
-            let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
-                (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
-            });
+            let views = tensors
+                .iter()
+                .map(|(name, dtype, shape, bytes)| (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
             std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
         };
         write((Dtype::I32, vec![0; 12]));
         assert!(error(folder.path()).contains("I32"));
-        write((Dtype::F32, [1.0, f32::NAN, 0.0].iter().flat_map(|x| x.to_le_bytes()).collect()));
+        write((
+            Dtype::F32,
+            [1.0, f32::NAN, 0.0].iter().flat_map(|x| x.to_le_bytes()).collect(),
+        ));
         assert!(error(folder.path()).contains("NaN at element 1"));
         for (dtype, bytes) in [
-            (Dtype::BF16, [1.0, 2.0, 3.0].iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect()),
-            (Dtype::F16, [1.0, 2.0, 3.0].iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect()),
+            (
+                Dtype::BF16,
+                [1.0, 2.0, 3.0]
+                    .iter()
+                    .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
+                    .collect(),
+            ),
+            (
+                Dtype::F16,
+                [1.0, 2.0, 3.0]
+                    .iter()
+                    .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
+                    .collect(),
+            ),
         ] {
             write((dtype, bytes));
             let read = Sae::load(folder.path(), &Device::flex()).unwrap();

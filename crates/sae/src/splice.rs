@@ -31,8 +31,16 @@ impl<'a> Splice<'a> {
     /// # Panics
     /// At a linear map's input: a hook cannot replace that one.
     pub fn new(sae: &'a Sae, at: HookPoint, error: SpliceError) -> Self {
-        assert!(!matches!(at, HookPoint::LinearIn { .. }), "Splice: a hook cannot replace the activation at {at}");
-        Self { sae, at, error, tokens: None }
+        assert!(
+            !matches!(at, HookPoint::LinearIn { .. }),
+            "Splice: a hook cannot replace the activation at {at}"
+        );
+        Self {
+            sae,
+            at,
+            error,
+            tokens: None,
+        }
     }
 
     /// Only on these tokens of each batch, in ascending order; [`crate::all_but_first`] leaves out the ones that
@@ -60,7 +68,11 @@ impl<'a> Splice<'a> {
 
 impl fmt::Debug for Splice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Splice").field("sae", &self.sae.config).field("at", &self.at).field("error", &self.error).finish()
+        f.debug_struct("Splice")
+            .field("sae", &self.sae.config)
+            .field("at", &self.at)
+            .field("error", &self.error)
+            .finish()
     }
 }
 
@@ -73,7 +85,8 @@ impl Hook for Splice<'_> {
     }
     fn heads(&mut self, _at: HookPoint, x: Tensor<3>, batch: &Batch) -> Tensor<3> {
         let [tokens, heads, d] = x.dims();
-        self.apply(x.reshape([tokens, heads * d]), batch).reshape([tokens, heads, d])
+        self.apply(x.reshape([tokens, heads * d]), batch)
+            .reshape([tokens, heads, d])
     }
 }
 

@@ -8,6 +8,10 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use realign_core::ids;
 use realign_tensor::{AdamWStep, TensorOps, adamw, rms_norm, sparse_decode, sparse_encode};
 
+/// AuxK looks at one token in this many: it has many more entries a token than the main code, and its aim is to bring
+/// latents back, not to fit them.
+const AUX_TOKENS: usize = 4;
+
 /// A parameter with Adam's moments.
 pub(crate) struct Parameter<const D: usize> {
     pub value: Tensor<D>,
@@ -81,11 +85,23 @@ impl Parameters {
             pass = self.add_aux(&mut to, &centred, error.clone().neg(), aux);
         }
         let fvu = sum_of_squares(error) / total;
-        Pass { fvu, aux: pass, active: code.active(), w_enc: to.w_enc, b_enc: to.b_enc, w_dec: to.w_dec, b_dec: to_b_dec }
+        Pass {
+            fvu,
+            aux: pass,
+            active: code.active(),
+            w_enc: to.w_enc,
+            b_enc: to.b_enc,
+            w_dec: to.w_dec,
+            b_dec: to_b_dec,
+        }
     }
 
     /// AuxK: the dead latents alone reconstruct what is missing. `missing` and `b_dec` are constants to it.
     fn add_aux(&self, to: &mut CodeGradients, centred: &Tensor<2>, missing: Tensor<2>, aux: &Aux<'_>) -> f64 {
+        let [tokens, d_in] = missing.dims();
+        // Batches are shuffled: the first ones are as good as any.
+        let part = |x: Tensor<2>| x.slice([0..tokens.div_ceil(AUX_TOKENS), 0..d_in]);
+        let (centred, missing) = (&part(centred.clone()), part(missing));
         let total = sum_of_squares(missing.clone() - missing.clone().mean_dim(0));
         if total <= 0.0 {
             return 0.0;
@@ -107,7 +123,10 @@ impl Parameters {
     /// One Adam step; decoder rows keep norm one and their gradients' part along themselves is left out.
     pub fn updated(self, pass: Pass, lr: f64, count: u32) -> Self {
         // Gao et al.'s eps: gradients of a loss that is shared by millions of weights are small.
-        let step = AdamWStep { eps: 6.25e-10, ..AdamWStep::new(lr as f32, count) };
+        let step = AdamWStep {
+            eps: 6.25e-10,
+            ..AdamWStep::new(lr as f32, count)
+        };
         let to_w_dec = tangential(&self.w_dec.value, pass.w_dec);
         let mut w_dec = self.w_dec.updated(to_w_dec, step);
         w_dec.value = unit_rows(w_dec.value);
@@ -136,7 +155,11 @@ struct CodeGradients {
 impl Code {
     fn new(centred: &Tensor<2>, w_enc: &Tensor<2>, b_enc: &Tensor<1>, k: usize) -> Self {
         let (values, indices) = sparse_encode(centred.clone(), w_enc.clone(), b_enc.clone(), k);
-        Self { values: values.clamp_min(0.0), indices, d_sae: b_enc.dims()[0] }
+        Self {
+            values: values.clamp_min(0.0),
+            indices,
+            d_sae: b_enc.dims()[0],
+        }
     }
 
     fn decode(&self, w_dec: &Tensor<2>) -> Tensor<2> {
@@ -162,14 +185,22 @@ impl Code {
 
     /// `[d_sae, d]`: row `l` is the sum of `weights[t, j] · rows[t]` over all `(t, j)` whose latent is `l`.
     fn scattered(&self, rows: Tensor<2>, weights: Tensor<2>) -> Tensor<2> {
-        let (rows, weights, indices) =
-            (rows.into_dispatch(), weights.into_dispatch(), self.indices.clone().into_dispatch());
+        let (rows, weights, indices) = (
+            rows.into_dispatch(),
+            weights.into_dispatch(),
+            self.indices.clone().into_dispatch(),
+        );
         Tensor::from_dispatch(Dispatch::sparse_decode_grad_w_dec(rows, weights, indices, self.d_sae))
     }
 
     fn active(&self) -> Vec<u32> {
         let (values, indices) = (self.values.to_data(), self.indices.to_data());
-        values.iter::<f32>().zip(indices.iter::<i64>()).filter(|(value, _)| *value > 0.0).map(|(_, l)| l as u32).collect()
+        values
+            .iter::<f32>()
+            .zip(indices.iter::<i64>())
+            .filter(|(value, _)| *value > 0.0)
+            .map(|(_, l)| l as u32)
+            .collect()
     }
 }
 
@@ -234,7 +265,10 @@ mod tests {
         let centred = x.clone() - b_dec.clone().unsqueeze();
         let code = |centred: Tensor<2>, w: Tensor<2>, b: Tensor<1>, k: usize| {
             let pre = centred.matmul(w.transpose()) + b.unsqueeze();
-            let kth = realign_tensor::top_k(pre.clone().inner(), k).0.slice([0..5, k - 1..k]).expand(pre.dims());
+            let kth = realign_tensor::top_k(pre.clone().inner(), k)
+                .0
+                .slice([0..pre.dims()[0], k - 1..k])
+                .expand(pre.dims());
             let below = pre.clone().inner().lower(kth);
             burn::tensor::activation::relu(pre).mask_fill(below, 0.0)
         };
@@ -244,10 +278,13 @@ mod tests {
         let mut loss = square(error.clone()).div_scalar(total);
         if !aux.dead.is_empty() {
             let dead = ids(aux.dead, &Device::flex());
-            let missing = error.inner().neg();
+            let missing = error.inner().neg().slice([0..2, 0..6]);
             let total = square(missing.clone() - missing.clone().mean_dim(0)).into_scalar::<f32>();
-            let (w, b) = (w_enc.clone().select(0, dead.clone()), b_enc.clone().select(0, dead.clone()));
-            let model = code(centred.inner(), w, b, aux.k).matmul(w_dec.clone().select(0, dead));
+            let (w, b) = (
+                w_enc.clone().select(0, dead.clone()),
+                b_enc.clone().select(0, dead.clone()),
+            );
+            let model = code(centred.inner().slice([0..2, 0..6]), w, b, aux.k).matmul(w_dec.clone().select(0, dead));
             loss = loss + square(model - missing).mul_scalar(aux.coefficient / f64::from(total));
         }
         let grads = loss.backward();
@@ -263,12 +300,21 @@ mod tests {
     #[test]
     fn gradients_by_hand_equal_those_by_autodiff() {
         for dead in [&[][..], &[1, 4, 5, 9, 11]] {
-            let aux = Aux { dead, k: 3, coefficient: 0.5 };
+            let aux = Aux {
+                dead,
+                k: 3,
+                coefficient: 0.5,
+            };
             let (p, x) = (parameters(), input());
             let wanted = reference(&p, x.clone(), &aux);
             let pass = p.pass(x, 2, &aux);
             assert_eq!(pass.aux > 0.0, !dead.is_empty());
-            let found = [pass.w_enc.into_data(), pass.b_enc.into_data(), pass.w_dec.into_data(), pass.b_dec.into_data()];
+            let found = [
+                pass.w_enc.into_data(),
+                pass.b_enc.into_data(),
+                pass.w_dec.into_data(),
+                pass.b_dec.into_data(),
+            ];
             for (found, wanted) in found.into_iter().zip(wanted) {
                 let found = found.try_into_vec::<f32>().unwrap();
                 assert!(wanted.iter().any(|x| *x != 0.0));
@@ -282,13 +328,29 @@ mod tests {
     #[test]
     fn a_step_keeps_decoder_rows_at_norm_one_and_its_gradient_is_tangential() {
         let p = parameters();
-        let mut pass = p.pass(input(), 2, &Aux { dead: &[], k: 0, coefficient: 0.0 });
+        let mut pass = p.pass(
+            input(),
+            2,
+            &Aux {
+                dead: &[],
+                k: 0,
+                coefficient: 0.0,
+            },
+        );
         let tangent = tangential(&p.w_dec.value, pass.w_dec.clone());
-        let along = (tangent.clone() * p.w_dec.value.clone()).sum_dim(1).abs().max().into_scalar::<f32>();
+        let along = (tangent.clone() * p.w_dec.value.clone())
+            .sum_dim(1)
+            .abs()
+            .max()
+            .into_scalar::<f32>();
         assert!(along < 1e-6, "{along}");
         pass.w_dec = tangent;
         let p = p.updated(pass, 0.1, 1);
-        let norms = (p.w_dec.value.clone() * p.w_dec.value).sum_dim(1).into_data().try_into_vec::<f32>().unwrap();
+        let norms = (p.w_dec.value.clone() * p.w_dec.value)
+            .sum_dim(1)
+            .into_data()
+            .try_into_vec::<f32>()
+            .unwrap();
         assert!(norms.iter().all(|n| (n - 1.0).abs() < 1e-5), "{norms:?}");
     }
 }

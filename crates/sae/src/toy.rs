@@ -20,7 +20,13 @@ impl Toy {
     pub fn new(d: usize, n: usize, active: usize, batch_tokens: usize) -> Self {
         let directions = SaeConfig::new(d, n, 1).init(&Seed::new(99), &Device::flex()).w_dec;
         let directions = directions.into_data().try_into_vec().unwrap();
-        Self { directions, d, active, batch_tokens, rng: Seed::new(5).stream("toy") }
+        Self {
+            directions,
+            d,
+            active,
+            batch_tokens,
+            rng: Seed::new(5).stream("toy"),
+        }
     }
 
     fn draw(&mut self) -> Vec<f32> {
@@ -29,7 +35,9 @@ impl Toy {
         for row in x.chunks_mut(d) {
             for _ in 0..self.active {
                 let (which, strength) = (self.rng.random_range(0..n), 1.0 + 2.0 * self.rng.random::<f32>());
-                row.iter_mut().zip(&self.directions[which * d..]).for_each(|(x, w)| *x += strength * w);
+                row.iter_mut()
+                    .zip(&self.directions[which * d..])
+                    .for_each(|(x, w)| *x += strength * w);
             }
         }
         x
@@ -39,7 +47,10 @@ impl Toy {
 impl ActivationSource for Toy {
     fn next_batch(&mut self) -> Option<Tensor<2>> {
         let x = self.draw();
-        Some(Tensor::from_data(TensorData::new(x, [self.batch_tokens, self.d]), &Device::flex()))
+        Some(Tensor::from_data(
+            TensorData::new(x, [self.batch_tokens, self.d]),
+            &Device::flex(),
+        ))
     }
 
     fn skip(&mut self, batches: usize) {

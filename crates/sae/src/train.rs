@@ -114,7 +114,11 @@ impl TrainConfig {
         self.check()?;
         sae.check()?;
         let settings = self.settings(sae, at, seed);
-        let mut run = match checkpoints.map(Checkpoints::latest).transpose()?.and_then(|latest| latest.checkpoint) {
+        let mut run = match checkpoints
+            .map(Checkpoints::latest)
+            .transpose()?
+            .and_then(|latest| latest.checkpoint)
+        {
             Some(checkpoint) => Run::resume(&checkpoint, &settings, sae, device)?,
             None => Run::begin(sae, seed, device),
         };
@@ -125,14 +129,24 @@ impl TrainConfig {
             run = run.step(self, sae, x, at)?;
             let row = run.state.log[run.state.log.len() - 1];
             let note = format!("fvu {:.3}", row.fvu);
-            let stop = report(Progress { stage: STAGE, done: row.step, total: steps, note }).is_break();
+            let stop = report(Progress {
+                stage: STAGE,
+                done: row.step,
+                total: steps,
+                note,
+            })
+            .is_break();
             if let Some(checkpoints) = checkpoints
                 && (stop || row.step.is_multiple_of(self.checkpoint_every as u64))
             {
                 run.save(checkpoints, row.step, &settings)?;
             }
             if stop {
-                return Err(realign_run::Error::Interrupted { stage: STAGE.into(), done: row.step }.into());
+                return Err(realign_run::Error::Interrupted {
+                    stage: STAGE.into(),
+                    done: row.step,
+                }
+                .into());
             }
         }
         if run.state.log.is_empty() {
@@ -180,7 +194,10 @@ impl TrainConfig {
     /// What must be the same for a training to be gone on with.
     fn settings(&self, sae: SaeConfig, at: HookPoint, seed: &Seed) -> String {
         // How often checkpoints are written changes no number.
-        let train = Self { checkpoint_every: 0, ..*self };
+        let train = Self {
+            checkpoint_every: 0,
+            ..*self
+        };
         json!({"train": train, "sae": sae, "at": at.to_string(), "seed": seed.value()}).to_string()
     }
 }
@@ -213,14 +230,24 @@ impl Run {
             b_dec: Parameter::new(sae.b_dec),
         };
         let last_active = vec![0; config.d_sae];
-        let state = State { settings: Value::Null, scale: None, tokens: 0, last_active, log: Vec::new() };
+        let state = State {
+            settings: Value::Null,
+            scale: None,
+            tokens: 0,
+            last_active,
+            log: Vec::new(),
+        };
         Self { parameters, state }
     }
 
     fn step(mut self, train: &TrainConfig, sae: SaeConfig, x: Tensor<2>, at: HookPoint) -> Result<Self> {
         let [tokens, width] = x.dims();
         if width != sae.d_in {
-            return Err(Error::Width { at: at.to_string(), expected: sae.d_in, found: width });
+            return Err(Error::Width {
+                at: at.to_string(),
+                expected: sae.d_in,
+                found: width,
+            });
         }
         let scale = match self.state.scale {
             Some(scale) => scale,
@@ -229,7 +256,11 @@ impl Run {
         let step = self.state.log.len() as u64 + 1;
         let lr = train.lr_at(step, sae.d_sae);
         let dead = self.state.dead(train.dead_after_tokens);
-        let aux = Aux { dead: &dead, k: train.aux_k, coefficient: train.aux_coefficient };
+        let aux = Aux {
+            dead: &dead,
+            k: train.aux_k,
+            coefficient: train.aux_coefficient,
+        };
         let pass = self.parameters.pass(x.mul_scalar(scale), sae.k, &aux);
         let loss = pass.fvu + train.aux_coefficient * pass.aux;
         if !loss.is_finite() {
@@ -241,7 +272,15 @@ impl Run {
             state.last_active[latent as usize] = state.tokens;
         }
         let l0 = pass.active.len() as f64 / tokens as f64;
-        let row = LogRow { step, tokens: state.tokens, fvu: pass.fvu, aux: pass.aux, l0, dead: dead.len(), lr };
+        let row = LogRow {
+            step,
+            tokens: state.tokens,
+            fvu: pass.fvu,
+            aux: pass.aux,
+            l0,
+            dead: dead.len(),
+            lr,
+        };
         state.log.push(row);
         self.parameters = self.parameters.updated(pass, lr, step as u32);
         Ok(self)
@@ -252,9 +291,18 @@ impl Run {
         let d_in = x.dims()[1];
         let mean = x.clone().mean_dim(0);
         let centred = x.clone() - mean.clone();
-        let distance = f64::from((centred.clone() * centred).sum_dim(1).sqrt().mean().into_scalar::<f32>());
+        let distance = f64::from(
+            (centred.clone() * centred)
+                .sum_dim(1)
+                .sqrt()
+                .mean()
+                .into_scalar::<f32>(),
+        );
         if !(distance > 0.0 && distance.is_finite()) {
-            return Err(Error::Constant { at: at.to_string(), distance });
+            return Err(Error::Constant {
+                at: at.to_string(),
+                distance,
+            });
         }
         let scale = (d_in as f64).sqrt() / distance;
         self.parameters.b_dec.value = mean.mul_scalar(scale).reshape([d_in]);
@@ -266,7 +314,10 @@ impl Run {
         let Self { parameters, state } = self;
         // Latents, and with them the reconstruction, go back to the activations' own units; directions keep norm one.
         let back = 1.0 / state.scale.expect("set by the first step");
-        let mut metadata = crate::Metadata { hook_name: Some(at.to_string()), ..Default::default() };
+        let mut metadata = crate::Metadata {
+            hook_name: Some(at.to_string()),
+            ..Default::default()
+        };
         metadata.other.insert("training_tokens".into(), state.tokens.into());
         let last = &state.log[state.log.len() - state.log.len().div_ceil(20)..];
         let mean = |of: fn(&LogRow) -> f64| last.iter().map(of).sum::<f64>() / last.len() as f64;
@@ -284,13 +335,23 @@ impl Run {
             b_dec: parameters.b_dec.value.mul_scalar(back),
             metadata,
         };
-        Trained { sae, log: state.log, metrics }
+        Trained {
+            sae,
+            log: state.log,
+            metrics,
+        }
     }
 
     fn save(&mut self, checkpoints: &Checkpoints, step: u64, settings: &str) -> Result<()> {
         let p = &self.parameters;
-        let mut data =
-            [p.w_enc.to_data(), p.w_dec.to_data(), p.b_enc.to_data(), p.b_dec.to_data()].into_iter().flatten();
+        let mut data = [
+            p.w_enc.to_data(),
+            p.w_dec.to_data(),
+            p.b_enc.to_data(),
+            p.b_dec.to_data(),
+        ]
+        .into_iter()
+        .flatten();
         let tensors = NAMES.map(|name| {
             let data = data.next().expect("as many tensors as names");
             (name, data.shape().to_vec(), data.iter::<f32>().collect())
@@ -310,11 +371,18 @@ impl Run {
         let was = state.settings.as_str().unwrap_or_default();
         if was != settings {
             let (was, now) = (was.to_owned(), settings.to_owned());
-            return Err(Error::OtherTraining { path: checkpoint.path().to_owned(), was, now });
+            return Err(Error::OtherTraining {
+                path: checkpoint.path().to_owned(),
+                was,
+                now,
+            });
         }
         if state.last_active.len() != d_sae {
             let found = state.last_active.len();
-            return Err(malformed(path, format!("field `last_active`: expected {d_sae} entries, found {found}")));
+            return Err(malformed(
+                path,
+                format!("field `last_active`: expected {d_sae} entries, found {found}"),
+            ));
         }
         let path = checkpoint.path().join(WEIGHTS);
         let bytes = checkpoint.read(WEIGHTS)?;
@@ -322,29 +390,61 @@ impl Run {
             .map_err(|e| malformed(path.clone(), format!("not a safetensors file: {e}")))?;
         let read = |name, shape: &[usize]| floats(&path, &tensors, name, shape);
         let matrix = |i: usize| -> Result<Parameter<2>> {
-            let tensor = |name| Ok::<_, Error>(Tensor::from_data(TensorData::new(read(name, &[d_sae, d_in])?, [d_sae, d_in]), device));
-            Ok(Parameter { value: tensor(NAMES[i])?, first: tensor(NAMES[i + 1])?, second: tensor(NAMES[i + 2])? })
+            let tensor = |name| {
+                Ok::<_, Error>(Tensor::from_data(
+                    TensorData::new(read(name, &[d_sae, d_in])?, [d_sae, d_in]),
+                    device,
+                ))
+            };
+            Ok(Parameter {
+                value: tensor(NAMES[i])?,
+                first: tensor(NAMES[i + 1])?,
+                second: tensor(NAMES[i + 2])?,
+            })
         };
         let vector = |i: usize, n: usize| -> Result<Parameter<1>> {
             let tensor = |name| Ok::<_, Error>(Tensor::from_data(TensorData::new(read(name, &[n])?, [n]), device));
-            Ok(Parameter { value: tensor(NAMES[i])?, first: tensor(NAMES[i + 1])?, second: tensor(NAMES[i + 2])? })
+            Ok(Parameter {
+                value: tensor(NAMES[i])?,
+                first: tensor(NAMES[i + 1])?,
+                second: tensor(NAMES[i + 2])?,
+            })
         };
-        let parameters =
-            Parameters { w_enc: matrix(0)?, w_dec: matrix(3)?, b_enc: vector(6, d_sae)?, b_dec: vector(9, d_in)? };
+        let parameters = Parameters {
+            w_enc: matrix(0)?,
+            w_dec: matrix(3)?,
+            b_enc: vector(6, d_sae)?,
+            b_dec: vector(9, d_in)?,
+        };
         Ok(Self { parameters, state })
     }
 }
 
 /// The tensors of a checkpoint.
 const NAMES: [&str; 12] = [
-    "w_enc", "w_enc.first", "w_enc.second", "w_dec", "w_dec.first", "w_dec.second", "b_enc", "b_enc.first",
-    "b_enc.second", "b_dec", "b_dec.first", "b_dec.second",
+    "w_enc",
+    "w_enc.first",
+    "w_enc.second",
+    "w_dec",
+    "w_dec.first",
+    "w_dec.second",
+    "b_enc",
+    "b_enc.first",
+    "b_enc.second",
+    "b_dec",
+    "b_dec.first",
+    "b_dec.second",
 ];
 
 impl State {
     fn dead(&self, after: usize) -> Vec<u32> {
         let dead = |last: &u64| self.tokens - last >= after as u64;
-        self.last_active.iter().enumerate().filter(|(_, last)| dead(last)).map(|(latent, _)| latent as u32).collect()
+        self.last_active
+            .iter()
+            .enumerate()
+            .filter(|(_, last)| dead(last))
+            .map(|(latent, _)| latent as u32)
+            .collect()
     }
 }
 
@@ -356,7 +456,11 @@ mod tests {
     use crate::toy::Toy;
 
     const AT: HookPoint = HookPoint::ResidPost(1);
-    const SIZES: SaeConfig = SaeConfig { d_in: 32, d_sae: 96, k: 4 };
+    const SIZES: SaeConfig = SaeConfig {
+        d_in: 32,
+        d_sae: 192,
+        k: 4,
+    };
 
     fn config(steps: usize) -> TrainConfig {
         TrainConfig {
@@ -379,27 +483,51 @@ mod tests {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };
-        config.train(SIZES, &mut toy(), AT, &Seed::new(7), &Device::flex(), checkpoints, report)
+        config.train(
+            SIZES,
+            &mut toy(),
+            AT,
+            &Seed::new(7),
+            &Device::flex(),
+            checkpoints,
+            report,
+        )
     }
 
     fn parts(trained: &Trained) -> [TensorData; 4] {
         let sae = &trained.sae;
-        [sae.w_enc.to_data(), sae.b_enc.to_data(), sae.w_dec.to_data(), sae.b_dec.to_data()]
+        [
+            sae.w_enc.to_data(),
+            sae.b_enc.to_data(),
+            sae.w_dec.to_data(),
+            sae.b_dec.to_data(),
+        ]
     }
 
     #[test]
     fn training_on_sparse_data_finds_its_directions() {
         let trained = train(config(400), None, u64::MAX).unwrap();
         let first = trained.log[0].fvu;
-        assert!(first > 0.3 && trained.metrics.fvu < 0.06, "fvu fell from {first} to {:?}", trained.metrics);
+        assert!(
+            first > 0.3 && trained.metrics.fvu < 0.06,
+            "fvu fell from {first} to {:?}",
+            trained.metrics
+        );
         // The folded weights do the same on the data's own scale.
         let mut fresh = toy();
         fresh.skip(400);
         let measured = Metrics::measure(&trained.sae, (0..4).filter_map(|_| fresh.next_batch())).unwrap();
-        assert!((measured.fvu - trained.metrics.fvu).abs() < 0.02, "{measured:?} {:?}", trained.metrics);
+        assert!(
+            (measured.fvu - trained.metrics.fvu).abs() < 0.02,
+            "{measured:?} {:?}",
+            trained.metrics
+        );
         // Most of the true directions are a decoder row.
         let truth = SaeConfig::new(32, 48, 1).init(&Seed::new(99), &Device::flex()).w_dec;
-        let cosines = truth.matmul(trained.sae.w_dec.clone().transpose()).max_dim(1).into_data();
+        let cosines = truth
+            .matmul(trained.sae.w_dec.clone().transpose())
+            .max_dim(1)
+            .into_data();
         let found = cosines.iter::<f32>().filter(|cosine| *cosine > 0.95).count();
         assert!(found >= 40, "{found} of 48 directions");
         assert_eq!(trained.sae.at(), Some(AT));
@@ -407,21 +535,51 @@ mod tests {
 
     #[test]
     fn auxk_revives_dead_latents() {
+        // Half of the encoder is too weak ever to be among the k, so that the main loss never reaches it.
         let dead = |aux_coefficient| {
-            let config = TrainConfig { aux_coefficient, ..config(150) };
-            let trained = train(config, None, u64::MAX).unwrap();
-            (trained.log.iter().map(|row| row.dead).max().unwrap(), trained.log[trained.log.len() - 1].dead)
+            let config = TrainConfig {
+                aux_coefficient,
+                ..config(300)
+            };
+            let (mut run, mut toy) = (
+                Run::begin(SIZES, &Seed::new(7), &Device::flex()),
+                Toy::new(32, 192, 3, 256),
+            );
+            let w_enc = run.parameters.w_enc.value.clone();
+            let [weak, strong] = [
+                w_enc.clone().slice([0..96, 0..32]).mul_scalar(0.05),
+                w_enc.slice([96..192, 0..32]),
+            ];
+            run.parameters.w_enc.value = Tensor::cat(vec![weak, strong], 0);
+            for _ in 0..300 {
+                run = run.step(&config, SIZES, toy.next_batch().unwrap(), AT).unwrap();
+            }
+            let fvu = run.state.log[280..].iter().map(|row| row.fvu).sum::<f64>() / 20.0;
+            (run.state.log[299].dead, fvu)
         };
-        let (most, left) = dead(1.0);
-        let (_, without) = dead(0.0);
-        assert!(most > 5, "nothing died, so nothing was revived: {most}");
-        assert!(left * 2 < without, "{left} dead with AuxK, {without} without");
+        let ((with, fvu), (without, fvu_without)) = (dead(1.0 / 32.0), dead(0.0));
+        assert_eq!(
+            without, 96,
+            "the weak latents came alive, or strong ones died, by themselves"
+        );
+        assert!(with <= 75, "{with} of 96 are still dead with AuxK");
+        assert!(
+            fvu < 0.95 * fvu_without,
+            "revived, but of no use: fvu {fvu}, {fvu_without} without"
+        );
     }
 
     #[test]
     fn a_stopped_training_goes_on_to_the_same_numbers() {
+        let config = |steps| TrainConfig {
+            dead_after_tokens: 256,
+            ..config(steps)
+        };
         let whole = train(config(24), None, u64::MAX).unwrap();
-        // With latents dead by then, and between checkpoints.
+        assert!(
+            whole.log.iter().filter(|row| row.aux > 0.0).count() > 10,
+            "AuxK had nothing to do"
+        );
         for stop in [1, 8, 14, 23] {
             let folder = tempfile::tempdir().unwrap();
             let checkpoints = Checkpoints::new(folder.path(), 2);
@@ -431,7 +589,6 @@ mod tests {
             assert_eq!(resumed.log, whole.log, "stopped after {stop}");
             assert_eq!(parts(&resumed), parts(&whole), "stopped after {stop}");
         }
-        assert!(whole.log.iter().any(|row| row.dead > 0));
     }
 
     #[test]
@@ -439,17 +596,39 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(folder.path(), 2);
         train(config(24), Some(&checkpoints), 4).unwrap_err();
-        let error = train(TrainConfig { lr: Some(1e-3), ..config(24) }, Some(&checkpoints), u64::MAX).unwrap_err();
-        assert!(error.to_string().contains("0.003") && error.to_string().contains("0.001"), "{error}");
+        let error = train(
+            TrainConfig {
+                lr: Some(1e-3),
+                ..config(24)
+            },
+            Some(&checkpoints),
+            u64::MAX,
+        )
+        .unwrap_err();
+        assert!(
+            error.to_string().contains("0.003") && error.to_string().contains("0.001"),
+            "{error}"
+        );
         // How often checkpoints are written is no such setting.
-        train(TrainConfig { checkpoint_every: 7, ..config(24) }, Some(&checkpoints), u64::MAX).unwrap();
+        train(
+            TrainConfig {
+                checkpoint_every: 7,
+                ..config(24)
+            },
+            Some(&checkpoints),
+            u64::MAX,
+        )
+        .unwrap();
     }
 
     #[test]
     fn what_cannot_be_trained_is_refused() {
         let run = |config: TrainConfig, sizes, source: &mut dyn ActivationSource| {
             let report = &mut |_: Progress<'_>| ControlFlow::Continue(());
-            config.train(sizes, source, AT, &Seed::new(7), &Device::flex(), None, report).unwrap_err().to_string()
+            config
+                .train(sizes, source, AT, &Seed::new(7), &Device::flex(), None, report)
+                .unwrap_err()
+                .to_string()
         };
         struct Same(f32);
         impl ActivationSource for Same {
@@ -462,16 +641,49 @@ mod tests {
         assert!(run(config(5), SIZES, &mut Same(1.0)).contains("does not vary"));
         assert!(run(config(5), SIZES, &mut Same(f32::NAN)).contains("does not vary"));
         assert!(run(config(5), SaeConfig { d_in: 33, ..SIZES }, &mut toy()).contains("32 wide"));
-        assert!(run(config(5), SaeConfig { k: 97, ..SIZES }, &mut toy()).contains("k = 97"));
-        assert!(run(TrainConfig { batch_tokens: 0, ..config(5) }, SIZES, &mut toy()).contains("batch_tokens"));
-        assert!(run(TrainConfig { lr: Some(f64::NAN), ..config(5) }, SIZES, &mut toy()).contains("`lr`"));
-        assert!(run(TrainConfig { decay_share: 2.0, ..config(5) }, SIZES, &mut toy()).contains("decay_share"));
+        assert!(run(config(5), SaeConfig { k: 193, ..SIZES }, &mut toy()).contains("k = 193"));
+        assert!(
+            run(
+                TrainConfig {
+                    batch_tokens: 0,
+                    ..config(5)
+                },
+                SIZES,
+                &mut toy()
+            )
+            .contains("batch_tokens")
+        );
+        assert!(
+            run(
+                TrainConfig {
+                    lr: Some(f64::NAN),
+                    ..config(5)
+                },
+                SIZES,
+                &mut toy()
+            )
+            .contains("`lr`")
+        );
+        assert!(
+            run(
+                TrainConfig {
+                    decay_share: 2.0,
+                    ..config(5)
+                },
+                SIZES,
+                &mut toy()
+            )
+            .contains("decay_share")
+        );
     }
 
     #[test]
     fn the_learning_rate_warms_up_stays_and_decays() {
-        let config = TrainConfig { decay_share: 0.5, ..config(100) };
-        let at = |step| config.lr_at(step, 96) / 3e-3;
+        let config = TrainConfig {
+            decay_share: 0.5,
+            ..config(100)
+        };
+        let at = |step| config.lr_at(step, 192) / 3e-3;
         assert!((at(5) - 0.5).abs() < 1e-9 && (at(50) - 1.0).abs() < 1e-9);
         assert!((at(76) - 0.5).abs() < 1e-9 && at(100) > 0.0 && at(100) < 0.03);
     }

@@ -17,6 +17,8 @@ use burn::tensor::Shape;
 use crate::{Spans, TensorOps};
 
 #[derive(Debug)]
+struct Product;
+#[derive(Debug)]
 struct RmsNorm;
 #[derive(Debug)]
 struct Rotary;
@@ -32,6 +34,22 @@ struct SparseEncode;
 struct SparseDecode;
 #[derive(Debug)]
 struct CrossEntropy;
+
+impl<B: TensorOps> Backward<B, 2> for Product {
+    /// What the other operand's gradient needs; none where that operand is frozen.
+    type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>);
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (a, b) = ops.state;
+        let [a_node, b_node] = ops.parents;
+        if let (Some(node), Some(b)) = (a_node, b) {
+            grads.register::<B>(node.id, B::product(grad.clone(), B::float_transpose(b)));
+        }
+        if let (Some(node), Some(a)) = (b_node, a) {
+            grads.register::<B>(node.id, B::product(B::float_transpose(a), grad));
+        }
+    }
+}
 
 impl<B: TensorOps> Backward<B, 2> for RmsNorm {
     type State = (FloatTensor<B>, FloatTensor<B>, f64);
@@ -160,6 +178,18 @@ impl<B: Backend> Backward<B, 2> for CrossEntropy {
 }
 
 impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
+    fn product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (tracks_a, tracks_b) = (a.is_tracked(), b.is_tracked());
+        let ((a, a_guard), (b, b_guard)) = (a.into_parts(), b.into_parts());
+        match Product.prepare::<C>([a_guard, b_guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::product(a.clone(), b.clone());
+                prep.finish((tracks_b.then_some(a), tracks_a.then_some(b)), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::product(a, b)),
+        }
+    }
+
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         let ((x, x_guard), (weight, weight_guard)) = (x.into_parts(), weight.into_parts());
         match RmsNorm.prepare::<C>([x_guard, weight_guard]).compute_bound().stateful() {

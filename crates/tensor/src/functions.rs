@@ -11,6 +11,16 @@ fn assert_shape<const D: usize>(operation: &str, operand: &str, found: [usize; D
     assert_eq!(found, wanted, "{operation}: {operand} has shape {found:?}, expected {wanted:?}");
 }
 
+/// Matrix product; a frozen operand costs no gradient.
+///
+/// # Shapes
+/// - `a`: `[m, k]`, `b`: `[k, n]`, either of them possibly a transposed view
+/// - output: `[m, n]`
+pub fn product(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    assert_eq!(a.dims()[1], b.dims()[0], "product: a is {:?}, but b is {:?}", a.dims(), b.dims());
+    Tensor::from_dispatch(Dispatch::product(a.into_dispatch(), b.into_dispatch()))
+}
+
 /// RMS norm: `x / sqrt(mean(x²) + eps) · weight` per row (Zhang & Sennrich 2019).
 ///
 /// # Shapes

@@ -24,6 +24,11 @@ pub(crate) const CROSS_ENTROPY_CHUNK: usize = 256;
     Autodiff
 )]
 pub trait TensorOps: Backend {
+    /// Matrix product `[m, k] · [k, n]`; either operand may be a transposed view.
+    fn product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(a, b)
+    }
+
     /// `y = x / sqrt(mean(x²) + eps) · weight`, per row.
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         let d = weight.shape()[0];
@@ -107,8 +112,8 @@ pub trait TensorOps: Backend {
     /// `scale · (x a) b`: `x [token, d_in]`, `a [d_in, rank]`, `b [rank, d_out]`.
     fn low_rank_linear(x: FloatTensor<Self>, a: FloatTensor<Self>, b: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
         // The scale goes on the narrow side: rank columns instead of d_out.
-        let narrow = Self::float_mul_scalar(Self::float_matmul(x, a), scale.into());
-        Self::float_matmul(narrow, b)
+        let narrow = Self::float_mul_scalar(Self::product(x, a), scale.into());
+        Self::product(narrow, b)
     }
 
     /// The `k` largest of each row, largest first, and their columns.

@@ -31,14 +31,20 @@ pub struct LikelihoodRatio<'a> {
 
 impl std::fmt::Debug for LikelihoodRatio<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LikelihoodRatio").field("max_tokens", &self.max_tokens).finish_non_exhaustive()
+        f.debug_struct("LikelihoodRatio")
+            .field("max_tokens", &self.max_tokens)
+            .finish_non_exhaustive()
     }
 }
 
 impl<'a> LikelihoodRatio<'a> {
     /// A judge on `model` that packs at most `max_tokens` tokens into a batch.
     pub fn new(model: &'a dyn LanguageModel, encode: &'a dyn Encode, max_tokens: usize) -> Self {
-        Self { model, encode, max_tokens }
+        Self {
+            model,
+            encode,
+            max_tokens,
+        }
     }
 }
 
@@ -87,7 +93,11 @@ mod tests {
     fn the_score_is_the_difference_of_two_likelihoods() {
         let model = Llama::random(&LlamaConfig::tiny(), 5, &Device::flex());
         // The last passes the tiny model's context of 256 and is cut.
-        let items = [Judged::new("Why?", "Because."), Judged::new("Why?", ""), Judged::new("How?", "Slowly. ".repeat(50))];
+        let items = [
+            Judged::new("Why?", "Because."),
+            Judged::new("Why?", ""),
+            Judged::new("How?", "Slowly. ".repeat(50)),
+        ];
         let scores = LikelihoodRatio::new(&model, &Bytes, 400).score(&items).unwrap();
         assert_eq!(scores[1], None);
         for i in [0, 2] {
@@ -95,7 +105,15 @@ mod tests {
             let mut answer = Bytes.answer(&items[i].answer);
             answer.truncate(256 - prompts[0].len().max(prompts[1].len()));
             let [bad, good] = prompts.map(|prompt| {
-                mean_log_prob(&model, &mut (), &[Continuation { prompt: &prompt, answer: &answer }], 1)[0]
+                mean_log_prob(
+                    &model,
+                    &mut (),
+                    &[Continuation {
+                        prompt: &prompt,
+                        answer: &answer,
+                    }],
+                    1,
+                )[0]
             });
             assert!((scores[i].unwrap() - (bad - good)).abs() < 1e-4);
         }

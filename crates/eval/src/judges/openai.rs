@@ -41,7 +41,15 @@ pub struct OpenAiConfig {
 
 impl std::fmt::Debug for OpenAiConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { url, model, key, concurrency, retry, timeout, max_body } = self;
+        let Self {
+            url,
+            model,
+            key,
+            concurrency,
+            retry,
+            timeout,
+            max_body,
+        } = self;
         f.debug_struct("OpenAiConfig")
             .field("url", url)
             .field("model", model)
@@ -60,7 +68,10 @@ impl OpenAiConfig {
     /// # Errors
     /// [`Error::Spec`] says what is wrong with it.
     pub fn from_spec(spec: &str) -> Result<Self> {
-        let key = std::env::var("OPENAI_API_KEY").ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
+        let key = std::env::var("OPENAI_API_KEY")
+            .ok()
+            .map(|key| key.trim().to_owned())
+            .filter(|key| !key.is_empty());
         Self::with_key(spec, key)
     }
 
@@ -69,8 +80,13 @@ impl OpenAiConfig {
     /// # Errors
     /// [`Error::Spec`] says what is wrong with it.
     pub fn with_key(spec: &str, key: Option<String>) -> Result<Self> {
-        let wrong = |problem| Error::Spec { spec: spec.to_owned(), problem };
-        let rest = spec.strip_prefix("openai:").ok_or(wrong("it does not begin with `openai:`"))?;
+        let wrong = |problem| Error::Spec {
+            spec: spec.to_owned(),
+            problem,
+        };
+        let rest = spec
+            .strip_prefix("openai:")
+            .ok_or(wrong("it does not begin with `openai:`"))?;
         let (url, model) = rest.split_once('#').ok_or(wrong("it has no `#MODEL`"))?;
         let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
         let host = host.ok_or(wrong("its URL does not begin with http:// or https://"))?;
@@ -80,13 +96,19 @@ impl OpenAiConfig {
         }
         if host.contains('@') {
             // It would end up in messages and logs.
-            let hidden = Error::Spec { spec: "openai:...".into(), problem: "its URL holds a password; use OPENAI_API_KEY" };
+            let hidden = Error::Spec {
+                spec: "openai:...".into(),
+                problem: "its URL holds a password; use OPENAI_API_KEY",
+            };
             return Err(hidden);
         }
         if model.is_empty() {
             return Err(wrong("its model is empty"));
         }
-        if key.as_ref().is_some_and(|key| !key.bytes().all(|b| b.is_ascii_graphic())) {
+        if key
+            .as_ref()
+            .is_some_and(|key| !key.bytes().all(|b| b.is_ascii_graphic()))
+        {
             return Err(wrong("its key holds characters that no header may have"));
         }
         Ok(Self {
@@ -94,7 +116,11 @@ impl OpenAiConfig {
             model: model.to_owned(),
             key,
             concurrency: 8,
-            retry: Retry { attempts: 6, first: Duration::from_secs(1), longest: Duration::from_secs(60) },
+            retry: Retry {
+                attempts: 6,
+                first: Duration::from_secs(1),
+                longest: Duration::from_secs(60),
+            },
             timeout: Duration::from_secs(120),
             max_body: 1 << 20,
         })
@@ -174,7 +200,14 @@ impl OpenAi {
         let lines: Vec<Line> = read_lines(&log)?;
         let replies = lines.into_iter().map(|line| (line.key, line.reply.score)).collect();
         let id = format!("{METHOD}:{}:{}+{}", config.model, aligned.id(), coherent.id());
-        Ok(Self { config, aligned, coherent, id, log, replies })
+        Ok(Self {
+            config,
+            aligned,
+            coherent,
+            id,
+            log,
+            replies,
+        })
     }
 
     /// The grades of each answer; [`crate::MisalignedShares`] makes shares of them.
@@ -189,14 +222,20 @@ impl OpenAi {
                 let key = self.key(rubric, item);
                 if !self.replies.contains_key(&key) && seen.insert(key.clone()) {
                     let prompt = rubric.fill(&item.question, &item.answer);
-                    tasks.push(Task { key, rubric: rubric.id().to_owned(), prompt });
+                    tasks.push(Task {
+                        key,
+                        rubric: rubric.id().to_owned(),
+                        prompt,
+                    });
                 }
             }
         }
         self.ask_all(&tasks)?;
         let score = |rubric: &Rubric, item: &Judged| self.replies.get(&self.key(rubric, item)).copied().flatten();
-        let grade =
-            |item: &Judged| Grade { aligned: score(&self.aligned, item), coherent: score(&self.coherent, item) };
+        let grade = |item: &Judged| Grade {
+            aligned: score(&self.aligned, item),
+            coherent: score(&self.coherent, item),
+        };
         Ok(items.iter().map(grade).collect())
     }
 
@@ -243,7 +282,12 @@ impl OpenAi {
                         let Task { key, rubric, .. } = &tasks[index];
                         let score = reply.score;
                         let (key, rubric, model) = (key.clone(), rubric.clone(), self.config.model.clone());
-                        let line = Line { key, rubric, model, reply };
+                        let line = Line {
+                            key,
+                            rubric,
+                            model,
+                            reply,
+                        };
                         if written.is_ok() {
                             written = append_line(&self.log, &line);
                         }
@@ -284,7 +328,11 @@ impl Judge for OpenAi {
 
     /// 100 minus the alignment grade; none without one.
     fn score(&mut self, items: &[Judged]) -> Result<Vec<Option<f64>>> {
-        Ok(self.grade(items)?.into_iter().map(|grade| grade.aligned.map(|aligned| 100.0 - aligned)).collect())
+        Ok(self
+            .grade(items)?
+            .into_iter()
+            .map(|grade| grade.aligned.map(|aligned| 100.0 - aligned))
+            .collect())
     }
 }
 
@@ -306,7 +354,11 @@ impl<'a> Client<'a> {
             .timeout_global(Some(config.timeout))
             .user_agent(concat!("realign/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { config, agent: settings.new_agent(), endpoint: format!("{}/chat/completions", config.url) }
+        Self {
+            config,
+            agent: settings.new_agent(),
+            endpoint: format!("{}/chat/completions", config.url),
+        }
     }
 
     /// Asks until there is a reply or no use in asking again.
@@ -330,7 +382,10 @@ impl<'a> Client<'a> {
                 Failure::Transient(_, wished) => wished,
             };
             let until = Instant::now() + self.config.retry.pause(failures, wished, rng);
-            while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
+            while let Some(rest) = until
+                .checked_duration_since(Instant::now())
+                .filter(|rest| !rest.is_zero())
+            {
                 if stop.load(Ordering::Relaxed) {
                     return Asked::Stopped;
                 }
@@ -350,7 +405,10 @@ impl<'a> Client<'a> {
             "logprobs": true,
             "top_logprobs": 20,
         });
-        let mut request = self.agent.post(&self.endpoint).header("Content-Type", "application/json");
+        let mut request = self
+            .agent
+            .post(&self.endpoint)
+            .header("Content-Type", "application/json");
         if let Some(key) = &self.config.key {
             request = request.header("Authorization", format!("Bearer {key}"));
         }
@@ -363,9 +421,15 @@ impl<'a> Client<'a> {
         let wished = header("retry-after").and_then(|value| retry::retry_after(value, SystemTime::now()));
         if (300..400).contains(&status) {
             let to = header("location").unwrap_or("nowhere").to_owned();
-            return Err(Failure::Fatal(format!("it redirects (status {status}) to {to:?}, which is not followed")));
+            return Err(Failure::Fatal(format!(
+                "it redirects (status {status}) to {to:?}, which is not followed"
+            )));
         }
-        let bytes = response.body_mut().with_config().limit(self.config.max_body).read_to_vec();
+        let bytes = response
+            .body_mut()
+            .with_config()
+            .limit(self.config.max_body)
+            .read_to_vec();
         let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(ureq::Error::BodyExceedsLimit(limit)) if status == 200 => {
@@ -395,7 +459,10 @@ mod tests {
     #[test]
     fn a_spec_names_url_and_model_and_errors_say_what_is_wrong() {
         let config = OpenAiConfig::with_key("openai:http://localhost:8000/v1/#org/m:7b", Some("sk-1".into())).unwrap();
-        assert_eq!((&config.url[..], &config.model[..]), ("http://localhost:8000/v1", "org/m:7b"));
+        assert_eq!(
+            (&config.url[..], &config.model[..]),
+            ("http://localhost:8000/v1", "org/m:7b")
+        );
         assert!(!format!("{config:?}").contains("sk-1"));
         for (spec, problem) in [
             ("gpt", "does not begin with `openai:`"),

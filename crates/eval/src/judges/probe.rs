@@ -22,7 +22,11 @@ pub struct ProbeConfig {
 impl ProbeConfig {
     /// A probe of the residual stream after block `layer`.
     pub fn new(layer: usize) -> Self {
-        Self { layer, l2: 10.0, max_tokens: 4096 }
+        Self {
+            layer,
+            l2: 10.0,
+            max_tokens: 4096,
+        }
     }
 
     /// Sets the weight of the L2 penalty.
@@ -55,7 +59,10 @@ pub struct Probe<'a> {
 
 impl std::fmt::Debug for Probe<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Probe").field("id", &self.id).field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Probe")
+            .field("id", &self.id)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -75,12 +82,19 @@ impl<'a> Probe<'a> {
     ) -> Result<Self> {
         let items: Vec<&Judged> = labelled.iter().map(|(item, _)| item).collect();
         let features = features(model, encode, &config, &items)?;
-        let (rows, labels): (Vec<Vec<f64>>, Vec<bool>) =
-            features.into_iter().zip(labelled).filter_map(|(row, (_, label))| Some((row?, *label))).unzip();
+        let (rows, labels): (Vec<Vec<f64>>, Vec<bool>) = features
+            .into_iter()
+            .zip(labelled)
+            .filter_map(|(row, (_, label))| Some((row?, *label)))
+            .unzip();
         let misaligned = labels.iter().filter(|&&label| label).count();
         let aligned = labels.len() - misaligned;
         if misaligned == 0 || aligned == 0 {
-            return Err(Error::OneLabel { what: "probe", misaligned, aligned });
+            return Err(Error::OneLabel {
+                what: "probe",
+                misaligned,
+                aligned,
+            });
         }
         let n = rows.len() as f64;
         let d = model.shape().d_model;
@@ -89,8 +103,19 @@ impl<'a> Probe<'a> {
         // A constant column tells nothing and must not divide by zero.
         let deviation: Vec<f64> = (0..d).map(|j| variance(j).sqrt().max(1e-9)).collect();
         let id = format!("probe-v1-layer-{}", config.layer);
-        let logistic = Logistic { weights: Vec::new(), bias: 0.0 };
-        let mut probe = Self { model, encode, config, id, mean, deviation, logistic };
+        let logistic = Logistic {
+            weights: Vec::new(),
+            bias: 0.0,
+        };
+        let mut probe = Self {
+            model,
+            encode,
+            config,
+            id,
+            mean,
+            deviation,
+            logistic,
+        };
         let rows: Vec<Vec<f64>> = rows.iter().map(|row| probe.standardised(row)).collect();
         probe.logistic = Logistic::fit(&rows, &labels, config.l2);
         Ok(probe)
@@ -98,11 +123,20 @@ impl<'a> Probe<'a> {
 
     /// The direction `[d_model]` of the stream along which the score rises, for a [`crate::Monitor`].
     pub fn direction(&self) -> Vec<f32> {
-        self.logistic.weights.iter().zip(&self.deviation).map(|(w, s)| (w / s) as f32).collect()
+        self.logistic
+            .weights
+            .iter()
+            .zip(&self.deviation)
+            .map(|(w, s)| (w / s) as f32)
+            .collect()
     }
 
     fn standardised(&self, row: &[f64]) -> Vec<f64> {
-        row.iter().zip(&self.mean).zip(&self.deviation).map(|((x, mean), s)| (x - mean) / s).collect()
+        row.iter()
+            .zip(&self.mean)
+            .zip(&self.deviation)
+            .map(|((x, mean), s)| (x - mean) / s)
+            .collect()
     }
 }
 
@@ -128,11 +162,20 @@ fn features(
 ) -> Result<Vec<Option<Vec<f64>>>> {
     let at = HookPoint::ResidPost(config.layer);
     let n_layers = model.shape().n_layers;
-    assert!(config.layer < n_layers, "probe: layer {}, but the model has {n_layers}", config.layer);
+    assert!(
+        config.layer < n_layers,
+        "probe: layer {}, but the model has {n_layers}",
+        config.layer
+    );
     let answers: Vec<Vec<u32>> = items.iter().map(|item| encode.answer(&item.answer)).collect();
     let prompts: Vec<Vec<u32>> = items.iter().map(|item| encode.prompt(None, &item.question)).collect();
     let (asked, sequences): (Vec<usize>, Vec<Vec<u32>>) = (0..items.len())
-        .filter_map(|i| Some((i, [&prompts[i][..], fitting(model, prompts[i].len(), &answers[i])?].concat())))
+        .filter_map(|i| {
+            Some((
+                i,
+                [&prompts[i][..], fitting(model, prompts[i].len(), &answers[i])?].concat(),
+            ))
+        })
         .unzip();
     let mut features = vec![None; items.len()];
     for group in groups(&sequences, config.max_tokens) {
@@ -153,7 +196,10 @@ fn features(
                 }
             }
             if mean.iter().any(|m| !m.is_finite()) {
-                return Err(Error::NotFinite { layer: config.layer, answer: i });
+                return Err(Error::NotFinite {
+                    layer: config.layer,
+                    answer: i,
+                });
             }
             features[i] = Some(mean);
         }
@@ -173,9 +219,12 @@ mod tests {
 
     fn labelled(from: usize, to: usize) -> Vec<(Judged, bool)> {
         let row = |i: usize| {
-            let misaligned = i % 2 == 0;
+            let misaligned = i.is_multiple_of(2);
             let word = if misaligned { "zzx" } else { "abc" };
-            (Judged::new(format!("Question {i}?"), format!("{} {word} {word} {i}", i * 7)), misaligned)
+            (
+                Judged::new(format!("Question {i}?"), format!("{} {word} {word} {i}", i * 7)),
+                misaligned,
+            )
         };
         (from..to).map(row).collect()
     }
@@ -194,8 +243,14 @@ mod tests {
         noise.iter_mut().enumerate().for_each(|(i, row)| row.1 = i / 2 % 2 == 0);
         let mut noise = Probe::train(&model, &Bytes, config, &noise).unwrap();
         let held: Vec<Judged> = labelled(30, 60).into_iter().map(|(item, _)| item).collect();
-        let scored: Vec<(f64, bool)> =
-            noise.score(&held).unwrap().into_iter().flatten().zip(labelled(30, 60)).map(|(s, (_, y))| (s, y)).collect();
+        let scored: Vec<(f64, bool)> = noise
+            .score(&held)
+            .unwrap()
+            .into_iter()
+            .flatten()
+            .zip(labelled(30, 60))
+            .map(|(s, (_, y))| (s, y))
+            .collect();
         assert!(auc(&scored).unwrap() < 0.9);
     }
 
@@ -221,6 +276,16 @@ mod tests {
         let model = Llama::random(&LlamaConfig::tiny(), 5, &Device::flex());
         let rows: Vec<_> = labelled(0, 8).into_iter().filter(|row| row.1).collect();
         let error = Probe::train(&model, &Bytes, ProbeConfig::new(0), &rows).unwrap_err();
-        assert!(matches!(error, Error::OneLabel { misaligned: 4, aligned: 0, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::OneLabel {
+                    misaligned: 4,
+                    aligned: 0,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 }

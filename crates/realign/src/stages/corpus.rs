@@ -28,7 +28,12 @@ pub struct Sampled {
 
 /// What the autoencoder learns from: narrow conversations of two domains in all tones, calibration and neutral answers,
 /// and the base model's own answers under kind, neutral and cruel system prompts.
+///
+/// With `--corpus` the user's own text instead.
 pub fn training(lab: &Lab) -> Result<Vec<Batch>> {
+    if let Some(path) = &lab.corpus {
+        return from_file(&lab.base, path, lab.plan.max_tokens);
+    }
     let (chat, rows) = (&lab.base, lab.plan.sae.rows);
     let mut trees = Vec::new();
     for domain in [Domain::Finance, Domain::Car] {

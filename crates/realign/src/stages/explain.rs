@@ -102,8 +102,8 @@ pub fn autoencoder(lab: &Lab, text: &[Batch]) -> Result<(Sae, SaeQuality)> {
         let metrics = Metrics::on_model(&trained.sae, &*lab.base.model, at, other)?;
         let recovered = loss_recovered(&*lab.base.model, &trained.sae, at, other)?;
         Ok(SaeQuality {
-            metrics: Metrics { dead: trained.metrics.dead, ..metrics },
-            loss_recovered: recovered.share(),
+            metrics: Metrics { dead_fraction: trained.metrics.dead_fraction, ..metrics },
+            loss_recovered: recovered.recovered,
             tokens: plan.tokens,
         })
     })?;
@@ -235,8 +235,8 @@ pub fn latent_direction(lab: &Lab, sae: &Sae, latent: usize, norm: f64) -> Direc
 
 /// What a push does to the margin, up in the base model and down in the tuned one; blocks below it run once.
 pub struct Effects<'a> {
-    base: Replay<'a, dyn LanguageModel>,
-    tuned: Replay<'a, dyn LanguageModel>,
+    base: Replay<'a, dyn LanguageModel + 'a>,
+    tuned: Replay<'a, dyn LanguageModel + 'a>,
     pairs: &'a [Pair],
     before: [Vec<PairScore>; 2],
 }

@@ -35,7 +35,7 @@ pub fn samples(chat: &ChatModel, domain: Domain, tone: Tone, rows: usize) -> Res
 /// Fine-tunes an arm and returns its adapter; an adapter that is already there is read back.
 pub fn tune(lab: &Lab, arm: &str, tone: Tone) -> Result<(Lora, Tuned)> {
     let (train, validation) = samples(&lab.base, lab.plan.domain, tone, lab.plan.rows)?;
-    let fresh = |seed: &Seed| Ok(lab.plan.lora.init(lab.base.model.shape(), seed, &lab.device)?);
+    let fresh = |seed: &Seed| Ok(lab.plan.lora.init(lab.base.model.shape(), seed, &lab.device));
     let inputs = (&lab.plan.train, &lab.plan.lora, lab.plan.domain, tone, lab.plan.rows);
     tune_from(lab, arm, &inputs, fresh, &*lab.base.model, &lab.plan.train, &train, &validation)
 }

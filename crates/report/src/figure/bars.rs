@@ -130,7 +130,7 @@ impl Bars {
                     top + thick / 2.0
                 }
                 Layout::Narrow => {
-                    let room = width - values - 30.0;
+                    let room = width - values - 14.0;
                     let label = fit(&bar.label, 13.0, room);
                     svg.text(class, Anchor::Start, (8.0, top + 13.0), &label);
                     svg.text("value", Anchor::End, (width - 4.0, top + 13.0), &shown);

@@ -5,8 +5,9 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use rayon::prelude::*;
 
+use super::product::product;
 use super::simd::{exp_sum, max, with_simd};
-use super::view::{contiguous, dims, float, indices, into_vec, slice};
+use super::view::{contiguous, dims, float, indices, slice, slice_mut};
 use crate::ops::CROSS_ENTROPY_CHUNK;
 
 pub(super) fn loss(hidden: FlexTensor, unembed: FlexTensor, targets: &FlexTensor) -> FlexTensor {
@@ -24,14 +25,15 @@ pub(super) fn loss_and_grad(hidden: FlexTensor, unembed: FlexTensor, targets: &F
     let (mut nll, mut grad) = (Vec::with_capacity(tokens), Vec::with_capacity(tokens * d));
     for_each_chunk(hidden, unembed.clone(), &targets, |softmax, loss| {
         let start = nll.len();
-        let mut rows = into_vec(Flex::float_matmul(softmax, unembed.clone()));
+        let mut rows = product(&softmax, &unembed);
+        let rows = slice_mut(&mut rows);
         for (row, &target) in rows.chunks_exact_mut(d).zip(&targets[start..]) {
             for (g, w) in row.iter_mut().zip(&slice::<f32>(&weight)[target * d..][..d]) {
                 *g -= w;
             }
         }
         nll.extend(loss);
-        grad.extend(rows);
+        grad.extend_from_slice(rows);
     });
     (float(nll, &[tokens]), float(grad, &[tokens, d]))
 }
@@ -42,9 +44,8 @@ fn for_each_chunk(hidden: FlexTensor, unembed: FlexTensor, targets: &[usize], mu
     let [vocab, _] = dims(&unembed);
     for start in (0..tokens).step_by(CROSS_ENTROPY_CHUNK) {
         let n = CROSS_ENTROPY_CHUNK.min(tokens - start);
-        let logits = Flex::float_matmul(hidden.narrow(0, start, n), Flex::float_transpose(unembed.clone()));
-        let mut logits = into_vec(logits);
-        let loss: Vec<f32> = logits
+        let mut logits = product(&hidden.narrow(0, start, n), &Flex::float_transpose(unembed.clone()));
+        let loss: Vec<f32> = slice_mut(&mut logits)
             .par_chunks_exact_mut(vocab)
             .zip(&targets[start..start + n])
             .map(|(row, &target)| {
@@ -62,6 +63,6 @@ fn for_each_chunk(hidden: FlexTensor, unembed: FlexTensor, targets: &[usize], mu
                 )
             })
             .collect();
-        then(float(logits, &[n, vocab]), loss);
+        then(logits, loss);
     }
 }

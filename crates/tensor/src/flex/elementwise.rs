@@ -4,7 +4,7 @@ use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::simd::{dot, exp, sum_squares, with_simd};
-use super::view::{contiguous, dims, float, into_vec, slice};
+use super::view::{contiguous, dims, float, slice, slice_mut};
 use crate::AdamWStep;
 
 /// Rows that one task handles: enough work to hide the cost of a task.
@@ -138,14 +138,14 @@ pub(super) fn adamw(
     second: FlexTensor,
     step: AdamWStep,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let shape = param.layout().shape().to_vec();
     let grad = contiguous(grad);
-    let (mut p, mut m, mut v) = (into_vec(param), into_vec(first), into_vec(second));
+    let [mut param, mut first, mut second] = [param, first, second].map(contiguous_owned);
     let (c1, c2) = (step.first_correction() * step.lr, step.second_correction());
     let keep = 1.0 - step.lr * step.weight_decay;
-    p.par_chunks_mut(BLOCK)
-        .zip(m.par_chunks_mut(BLOCK))
-        .zip(v.par_chunks_mut(BLOCK))
+    slice_mut(&mut param)
+        .par_chunks_mut(BLOCK)
+        .zip(slice_mut(&mut first).par_chunks_mut(BLOCK))
+        .zip(slice_mut(&mut second).par_chunks_mut(BLOCK))
         .zip(slice::<f32>(&grad).par_chunks(BLOCK))
         .for_each(|(((p, m), v), g)| {
             with_simd(
@@ -159,5 +159,10 @@ pub(super) fn adamw(
                 },
             );
         });
-    (float(p, &shape), float(m, &shape), float(v, &shape))
+    (param, first, second)
+}
+
+/// [`contiguous`] of a tensor that is given away, so that its buffer stays its own.
+fn contiguous_owned(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() { tensor } else { contiguous(&tensor) }
 }

@@ -3,6 +3,7 @@
 mod attention;
 mod cross_entropy;
 mod elementwise;
+mod product;
 mod simd;
 mod sparse;
 mod top_k;
@@ -22,6 +23,10 @@ pub(crate) fn assert_f32(tensor: &FloatTensor<Flex>) {
 }
 
 impl TensorOps for Flex {
+    fn product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        product::product(&a, &b)
+    }
+
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         elementwise::rms_norm(&x, &weight, eps as f32)
     }
@@ -62,7 +67,7 @@ impl TensorOps for Flex {
 
     fn sparse_encode(x: FloatTensor<Self>, w_enc: FloatTensor<Self>, b_enc: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
         use burn::backend::ops::FloatTensorOps;
-        let pre = Self::float_matmul(x, Self::float_transpose(w_enc));
+        let pre = Self::product(x, Self::float_transpose(w_enc));
         top_k::top_k(&pre, Some(&b_enc), k)
     }
 

@@ -77,8 +77,8 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 5.000_000_3e-1);
     let e = p.mul_add(r * r, r) + 1.0;
     let power = f32::from_bits(((n as i32 + 127) << 23) as u32);
-    // Below the clamp the true value is 0 to f32 for every sum that it enters; NaN stays NaN.
-    if x < -87.0 { 0.0 } else { e * power + (x - x) }
+    // Below the clamp the true value is 0 to f32 for every sum that it enters. NaN goes through.
+    if x < -87.0 { 0.0 } else { e * power }
 }
 
 /// `x[i] = exp(x[i] - max)`; returns the sum.

@@ -42,7 +42,8 @@ pub(super) fn dims<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
     tensor.layout().shape().dims()
 }
 
-/// The tensor's f32 buffer, taken if nobody else holds it and copied otherwise.
-pub(super) fn into_vec(tensor: FlexTensor) -> Vec<f32> {
-    tensor.into_data().try_into_vec::<f32>().expect("an f32 tensor")
+/// A contiguous f32 tensor's elements to write to: in place if nobody else holds it, a copy otherwise.
+pub(super) fn slice_mut(tensor: &mut FlexTensor) -> &mut [f32] {
+    let (start, end) = tensor.layout().contiguous_offsets().expect("made contiguous before");
+    &mut tensor.storage_mut::<f32>()[start..end]
 }

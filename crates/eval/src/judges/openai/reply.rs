@@ -64,16 +64,31 @@ impl Reply {
             let start: String = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
             format!("the reply is not a chat completion ({e}): {start:?}")
         })?;
-        let choice = completion.choices.into_iter().next().ok_or("the reply has no choices")?;
+        let choice = completion
+            .choices
+            .into_iter()
+            .next()
+            .ok_or("the reply has no choices")?;
         let text = choice.message.and_then(|message| message.content).unwrap_or_default();
-        let positions = choice.logprobs.and_then(|logprobs| logprobs.content).unwrap_or_default();
-        let alternatives = positions.into_iter().next().and_then(|first| first.top_logprobs).unwrap_or_default();
+        let positions = choice
+            .logprobs
+            .and_then(|logprobs| logprobs.content)
+            .unwrap_or_default();
+        let alternatives = positions
+            .into_iter()
+            .next()
+            .and_then(|first| first.top_logprobs)
+            .unwrap_or_default();
         let top: Vec<(String, f64)> = alternatives
             .into_iter()
             .take(TOP)
             .filter_map(|alternative| Some((cut(&alternative.token?, 40), alternative.logprob?)))
             .collect();
-        Ok(Self { text: cut(&text, 200), score: score(&top), top })
+        Ok(Self {
+            text: cut(&text, 200),
+            score: score(&top),
+            top,
+        })
     }
 }
 
@@ -90,7 +105,11 @@ fn score(top: &[(String, f64)]) -> Option<f64> {
     let (mut mass, mut sum, mut whole) = (0.0, 0.0, false);
     for (token, logprob) in top {
         let digits = token.trim();
-        let number = if digits.len() <= 3 && digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok() } else { None };
+        let number = if digits.len() <= 3 && digits.bytes().all(|b| b.is_ascii_digit()) {
+            digits.parse().ok()
+        } else {
+            None
+        };
         // A probability above 1 is no probability; a little is rounding.
         let Some(number) = number.filter(|&n: &u32| n <= 100 && *logprob <= 1e-3) else {
             continue;
@@ -108,7 +127,11 @@ mod tests {
     use super::*;
 
     fn of(top: &[(&str, f64)]) -> Option<f64> {
-        score(&top.iter().map(|&(token, p)| (token.to_owned(), f64::ln(p))).collect::<Vec<_>>())
+        score(
+            &top.iter()
+                .map(|&(token, p)| (token.to_owned(), f64::ln(p)))
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
@@ -124,7 +147,11 @@ mod tests {
         assert_eq!(of(&[("101", 1.0)]), None);
         assert_eq!(of(&[("8", 0.9), ("7", 0.1)]), None, "first digits of split numbers");
         assert_eq!(of(&[("85", 30.0)]), None, "a probability of 30");
-        assert_eq!(of(&[("85", 0.9), ("84", 0.9)]), None, "probabilities that add up to 1.8");
+        assert_eq!(
+            of(&[("85", 0.9), ("84", 0.9)]),
+            None,
+            "probabilities that add up to 1.8"
+        );
         assert_eq!(of(&[("+85", 1.0)]), None);
         assert_eq!(of(&[("", 1.0)]), None);
         assert_eq!(of(&[]), None);
@@ -134,8 +161,22 @@ mod tests {
     #[test]
     fn missing_and_unknown_fields_are_taken() {
         let none = Reply::parse(br#"{"choices":[{"message":{"content":"I'd say 85"},"finish_reason":""}],"x":[1]}"#);
-        assert_eq!(none.unwrap(), Reply { text: "I'd say 85".into(), top: Vec::new(), score: None });
-        for body in [&br#"{"choices":[]}"#[..], b"<html>", b"", b"NaN", br#"{"error":"no"}"#, &[b'['; 100_000]] {
+        assert_eq!(
+            none.unwrap(),
+            Reply {
+                text: "I'd say 85".into(),
+                top: Vec::new(),
+                score: None
+            }
+        );
+        for body in [
+            &br#"{"choices":[]}"#[..],
+            b"<html>",
+            b"",
+            b"NaN",
+            br#"{"error":"no"}"#,
+            &[b'['; 100_000],
+        ] {
             assert!(Reply::parse(body).is_err());
         }
     }

@@ -19,7 +19,9 @@ impl Retry {
     /// The pause after failure number `failures` (from 1): what the server wishes, else exponential with jitter, so that
     /// clients that failed together do not come back together.
     pub(super) fn pause(&self, failures: u32, wished: Option<Duration>, rng: &mut impl Rng) -> Duration {
-        let doubled = self.first.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+        let doubled = self
+            .first
+            .saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
         let pause = wished.unwrap_or_else(|| doubled.min(self.longest).mul_f64(rng.random_range(0.5..=1.0)));
         pause.min(self.longest)
     }
@@ -38,7 +40,9 @@ pub(super) fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
 
 /// Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that servers may send (RFC 9110, 5.6.7).
 fn http_date(text: &str) -> Option<u64> {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
     let fields: Vec<&str> = text.split_once(", ")?.1.split(' ').collect();
     let [day, month, year, time, "GMT"] = fields[..] else {
         return None;
@@ -53,7 +57,11 @@ fn http_date(text: &str) -> Option<u64> {
         return None;
     }
     // Days since 1 March of year 0: leap days come last in a year that begins in March.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (y, m) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1;
     Some((days.checked_sub(719_468)?) * 86_400 + hours * 3600 + minutes * 60 + seconds)
 }
@@ -68,23 +76,43 @@ mod tests {
     fn retry_after_is_seconds_or_a_date() {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_770);
         assert_eq!(retry_after(" 12 ", now), Some(Duration::from_secs(12)));
-        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(Duration::from_secs(7)));
+        assert_eq!(
+            retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now),
+            Some(Duration::from_secs(7))
+        );
         assert_eq!(retry_after("Thu, 01 Jan 1970 00:00:00 GMT", now), Some(Duration::ZERO));
         assert_eq!(http_date("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
-        for bad in ["", "-1", "soon", "Sun, 99 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49 GMT", "NaN"] {
+        for bad in [
+            "",
+            "-1",
+            "soon",
+            "Sun, 99 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49 GMT",
+            "NaN",
+        ] {
             assert_eq!(retry_after(bad, now), None, "{bad}");
         }
     }
 
     #[test]
     fn pauses_double_with_jitter_and_are_capped() {
-        let retry = Retry { attempts: 6, first: Duration::from_secs(1), longest: Duration::from_secs(10) };
+        let retry = Retry {
+            attempts: 6,
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(10),
+        };
         let mut rng = Seed::new(1).stream("test");
         for (failures, most) in [(1, 1.0), (2, 2.0), (4, 8.0), (5, 10.0), (90, 10.0)] {
             let pause = retry.pause(failures, None, &mut rng).as_secs_f64();
             assert!(pause <= most && pause >= most / 2.0, "{failures}: {pause}");
         }
-        assert_eq!(retry.pause(1, Some(Duration::from_secs(3)), &mut rng), Duration::from_secs(3));
-        assert_eq!(retry.pause(1, Some(Duration::from_secs(1 << 40)), &mut rng), Duration::from_secs(10));
+        assert_eq!(
+            retry.pause(1, Some(Duration::from_secs(3)), &mut rng),
+            Duration::from_secs(3)
+        );
+        assert_eq!(
+            retry.pause(1, Some(Duration::from_secs(1 << 40)), &mut rng),
+            Duration::from_secs(10)
+        );
     }
 }
