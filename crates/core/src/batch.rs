@@ -73,7 +73,12 @@ impl Batch {
     fn add(&mut self, ids: &[u32], position: usize, parent: Option<usize>, cached: Option<usize>) -> usize {
         let start = self.ids.len();
         self.ids.extend_from_slice(ids);
-        self.segments.push(Segment { tokens: start..self.ids.len(), position, parent, cached });
+        self.segments.push(Segment {
+            tokens: start..self.ids.len(),
+            position,
+            parent,
+            cached,
+        });
         self.segments.len() - 1
     }
 
@@ -104,7 +109,10 @@ impl Batch {
 
     /// Position of every token in its sequence.
     pub fn positions(&self) -> Vec<usize> {
-        self.segments.iter().flat_map(|s| s.position..s.position + s.tokens.len()).collect()
+        self.segments
+            .iter()
+            .flat_map(|s| s.position..s.position + s.tokens.len())
+            .collect()
     }
 
     /// The tokens of a segment and of all that it continues inside this batch, in order of position.
@@ -124,7 +132,11 @@ impl Batch {
             if let Some(parent) = segment.parent {
                 context.extend(self.path(parent).into_iter().map(|row| (base + row) as u32));
             }
-            Span { queries: segment.tokens.clone(), context, own: base + segment.tokens.start }
+            Span {
+                queries: segment.tokens.clone(),
+                context,
+                own: base + segment.tokens.start,
+            }
         });
         Arc::new(Spans { spans: spans.collect() })
     }

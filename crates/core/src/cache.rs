@@ -21,7 +21,12 @@ pub struct Cache {
 impl Cache {
     /// An empty cache of `sequences` sequences with room for `capacity` tokens in all; it grows when that is passed.
     pub fn new(sequences: usize, capacity: usize) -> Self {
-        Self { layers: Vec::new(), sequences: vec![Vec::new(); sequences], rows: 0, capacity: capacity.max(1) }
+        Self {
+            layers: Vec::new(),
+            sequences: vec![Vec::new(); sequences],
+            rows: 0,
+            capacity: capacity.max(1),
+        }
     }
 
     /// Tokens that sequence `sequence` holds.
@@ -41,7 +46,11 @@ impl Cache {
         }
         let [tokens, kv_heads, d_head] = k.dims();
         let end = self.rows + tokens;
-        let grown = if end > self.capacity { (2 * self.capacity).max(end) } else { self.capacity };
+        let grown = if end > self.capacity {
+            (2 * self.capacity).max(end)
+        } else {
+            self.capacity
+        };
         let place = |old: Option<Tensor<3>>, new: Tensor<3>| {
             let device = new.device();
             let room = match old {

@@ -59,8 +59,16 @@ impl<A: Hook, B: Hook> Hook for (A, B) {
         x
     }
     fn linear(&mut self, at: HookPoint, x: &Tensor<2>, batch: &Batch) -> Option<Tensor<2>> {
-        let first = if self.0.wants(at) { self.0.linear(at, x, batch) } else { None };
-        let second = if self.1.wants(at) { self.1.linear(at, x, batch) } else { None };
+        let first = if self.0.wants(at) {
+            self.0.linear(at, x, batch)
+        } else {
+            None
+        };
+        let second = if self.1.wants(at) {
+            self.1.linear(at, x, batch)
+        } else {
+            None
+        };
         match (first, second) {
             (Some(a), Some(b)) => Some(a + b),
             (a, b) => a.or(b),

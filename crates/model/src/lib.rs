@@ -23,7 +23,6 @@ mod pretrained;
 mod resolve;
 mod shard;
 mod spec;
-mod spec;
 mod template;
 mod tokenizer;
 mod vocabulary;
@@ -38,12 +37,7 @@ pub use gguf::{Gguf, GgufTensor, GgufValue};
 pub use gguf_blocks::GgmlType;
 #[cfg(feature = "hub")]
 pub use hub::{Hub, OnBytes};
-#[cfg(feature = "hub")]
-pub use hub::{Hub, Network};
-#[cfg(feature = "hub")]
-pub use known::{KnownModel, Sources};
 pub use llama::Llama;
 pub use pretrained::Pretrained;
-pub use spec::ModelSpec;
 pub use spec::ModelSpec;
 pub use tokenizer::Tokenizer;

@@ -20,7 +20,14 @@ pub struct AdamWStep {
 impl AdamWStep {
     /// A step with betas 0.9 and 0.999, eps 1e-8 and no weight decay.
     pub fn new(lr: f32, count: u32) -> Self {
-        Self { lr, beta_1: 0.9, beta_2: 0.999, eps: 1e-8, weight_decay: 0.0, count }
+        Self {
+            lr,
+            beta_1: 0.9,
+            beta_2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            count,
+        }
     }
 
     /// `1 / (1 - beta_1^count)`.

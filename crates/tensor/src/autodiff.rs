@@ -168,7 +168,10 @@ impl<B: Backend> Backward<B, 2> for CrossEntropy {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         let [hidden_node, unembed_node] = ops.parents;
-        assert!(unembed_node.is_none(), "cross_entropy: the unembedding is frozen; it must not require a gradient");
+        assert!(
+            unembed_node.is_none(),
+            "cross_entropy: the unembedding is frozen; it must not require a gradient"
+        );
         if let Some(node) = hidden_node {
             let tokens = grad.shape()[0];
             let grad = B::float_reshape(grad, Shape::from([tokens, 1]));
@@ -212,9 +215,18 @@ impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
         }
     }
 
-    fn packed_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, spans: Arc<Spans>) -> FloatTensor<Self> {
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spans: Arc<Spans>,
+    ) -> FloatTensor<Self> {
         let ((q, q_guard), (k, k_guard), (v, v_guard)) = (q.into_parts(), k.into_parts(), v.into_parts());
-        match Attention.prepare::<C>([q_guard, k_guard, v_guard]).compute_bound().stateful() {
+        match Attention
+            .prepare::<C>([q_guard, k_guard, v_guard])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
                 let y = B::packed_attention(q.clone(), k.clone(), v.clone(), spans.clone());
                 prep.finish((q, k, v, spans), y)
@@ -245,17 +257,31 @@ impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
         (values, indices)
     }
 
-    fn sparse_encode(x: FloatTensor<Self>, w_enc: FloatTensor<Self>, b_enc: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
-        let ((x, x_guard), (w_enc, w_guard), (b_enc, b_guard)) = (x.into_parts(), w_enc.into_parts(), b_enc.into_parts());
+    fn sparse_encode(
+        x: FloatTensor<Self>,
+        w_enc: FloatTensor<Self>,
+        b_enc: FloatTensor<Self>,
+        k: usize,
+    ) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let ((x, x_guard), (w_enc, w_guard), (b_enc, b_guard)) =
+            (x.into_parts(), w_enc.into_parts(), b_enc.into_parts());
         let (values, indices) = B::sparse_encode(x.clone(), w_enc.clone(), b_enc, k);
-        let values = match SparseEncode.prepare::<C>([x_guard, w_guard, b_guard]).compute_bound().stateful() {
+        let values = match SparseEncode
+            .prepare::<C>([x_guard, w_guard, b_guard])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => prep.finish((x, w_enc, indices.clone()), values),
             OpsKind::UnTracked(prep) => prep.finish(values),
         };
         (values, indices)
     }
 
-    fn sparse_decode(values: FloatTensor<Self>, indices: IntTensor<Self>, w_dec: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn sparse_decode(
+        values: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        w_dec: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         let ((values, v_guard), (w_dec, w_guard)) = (values.into_parts(), w_dec.into_parts());
         match SparseDecode.prepare::<C>([v_guard, w_guard]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
@@ -266,9 +292,17 @@ impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
         }
     }
 
-    fn cross_entropy(hidden: FloatTensor<Self>, unembed: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+    fn cross_entropy(
+        hidden: FloatTensor<Self>,
+        unembed: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
         let ((hidden, guard), (unembed, unembed_guard)) = (hidden.into_parts(), unembed.into_parts());
-        match CrossEntropy.prepare::<C>([guard, unembed_guard]).compute_bound().stateful() {
+        match CrossEntropy
+            .prepare::<C>([guard, unembed_guard])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
                 let (nll, grad) = B::cross_entropy_with_grad(hidden, unembed, targets);
                 prep.finish(grad, nll)

@@ -8,7 +8,10 @@ use burn::tensor::{Int, Tensor};
 use crate::{AdamWStep, Spans, TensorOps};
 
 fn assert_shape<const D: usize>(operation: &str, operand: &str, found: [usize; D], wanted: [usize; D]) {
-    assert_eq!(found, wanted, "{operation}: {operand} has shape {found:?}, expected {wanted:?}");
+    assert_eq!(
+        found, wanted,
+        "{operation}: {operand} has shape {found:?}, expected {wanted:?}"
+    );
 }
 
 /// Matrix product; a frozen operand costs no gradient.
@@ -17,7 +20,13 @@ fn assert_shape<const D: usize>(operation: &str, operand: &str, found: [usize; D
 /// - `a`: `[m, k]`, `b`: `[k, n]`, either of them possibly a transposed view
 /// - output: `[m, n]`
 pub fn product(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-    assert_eq!(a.dims()[1], b.dims()[0], "product: a is {:?}, but b is {:?}", a.dims(), b.dims());
+    assert_eq!(
+        a.dims()[1],
+        b.dims()[0],
+        "product: a is {:?}, but b is {:?}",
+        a.dims(),
+        b.dims()
+    );
     Tensor::from_dispatch(Dispatch::product(a.into_dispatch(), b.into_dispatch()))
 }
 
@@ -38,9 +47,14 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
 /// - output: `[token, head, d_head]`
 pub fn rotary(x: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<3> {
     let [token, _, d] = x.dims();
+    assert!(d.is_multiple_of(2), "rotary: x is {:?}: d_head must be even", x.dims());
     assert_shape("rotary", "cos", cos.dims(), [token, d / 2]);
     assert_shape("rotary", "sin", sin.dims(), [token, d / 2]);
-    Tensor::from_dispatch(Dispatch::rotary(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()))
+    Tensor::from_dispatch(Dispatch::rotary(
+        x.into_dispatch(),
+        cos.into_dispatch(),
+        sin.into_dispatch(),
+    ))
 }
 
 /// Causal grouped-query attention over a packed batch, scaled by `1 / sqrt(d_head)`.
@@ -55,8 +69,17 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, spans: Arc<Spans>) ->
     let ([_, heads, d], [rows, kv_heads, _]) = (q.dims(), k.dims());
     assert_shape("attention", "k", k.dims(), [rows, kv_heads, d]);
     assert_shape("attention", "v", v.dims(), k.dims());
-    assert_eq!(heads % kv_heads, 0, "attention: {heads} heads do not divide into {kv_heads} key/value heads");
-    Tensor::from_dispatch(Dispatch::packed_attention(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), spans))
+    assert_eq!(
+        heads % kv_heads,
+        0,
+        "attention: {heads} heads do not divide into {kv_heads} key/value heads"
+    );
+    Tensor::from_dispatch(Dispatch::packed_attention(
+        q.into_dispatch(),
+        k.into_dispatch(),
+        v.into_dispatch(),
+        spans,
+    ))
 }
 
 /// SwiGLU: `silu(gate) · up` (Shazeer 2020).
@@ -74,9 +97,26 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 /// - `x`: `[token, d_in]`, `a`: `[d_in, rank]`, `b`: `[rank, d_out]`
 /// - output: `[token, d_out]`
 pub fn low_rank_linear(x: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<2> {
-    assert_eq!(a.dims()[0], x.dims()[1], "low_rank_linear: a is {:?}, but x is {:?}", a.dims(), x.dims());
-    assert_eq!(b.dims()[0], a.dims()[1], "low_rank_linear: b is {:?}, but a is {:?}", b.dims(), a.dims());
-    Tensor::from_dispatch(Dispatch::low_rank_linear(x.into_dispatch(), a.into_dispatch(), b.into_dispatch(), scale))
+    assert_eq!(
+        a.dims()[0],
+        x.dims()[1],
+        "low_rank_linear: a is {:?}, but x is {:?}",
+        a.dims(),
+        x.dims()
+    );
+    assert_eq!(
+        b.dims()[0],
+        a.dims()[1],
+        "low_rank_linear: b is {:?}, but a is {:?}",
+        b.dims(),
+        a.dims()
+    );
+    Tensor::from_dispatch(Dispatch::low_rank_linear(
+        x.into_dispatch(),
+        a.into_dispatch(),
+        b.into_dispatch(),
+        scale,
+    ))
 }
 
 /// The `k` largest of each row, largest first, and their columns.
@@ -98,8 +138,7 @@ pub fn sparse_encode(x: Tensor<2>, w_enc: Tensor<2>, b_enc: Tensor<1>, k: usize)
     let d_sae = b_enc.dims()[0];
     assert_shape("sparse_encode", "w_enc", w_enc.dims(), [d_sae, x.dims()[1]]);
     assert!(k <= d_sae, "sparse_encode: k = {k}, but there are {d_sae} latents");
-    let (values, indices) =
-        Dispatch::sparse_encode(x.into_dispatch(), w_enc.into_dispatch(), b_enc.into_dispatch(), k);
+    let (values, indices) = Dispatch::sparse_encode(x.into_dispatch(), w_enc.into_dispatch(), b_enc.into_dispatch(), k);
     (Tensor::from_dispatch(values), Tensor::from_dispatch(indices))
 }
 
@@ -152,6 +191,8 @@ pub fn adamw<const D: usize>(
     step: AdamWStep,
 ) -> (Tensor<D>, Tensor<D>, Tensor<D>) {
     assert_shape("adamw", "grad", grad.dims(), param.dims());
+    assert_shape("adamw", "first", first.dims(), param.dims());
+    assert_shape("adamw", "second", second.dims(), param.dims());
     let (param, first, second) = Dispatch::adamw(
         param.into_dispatch(),
         grad.into_dispatch(),
@@ -159,5 +200,9 @@ pub fn adamw<const D: usize>(
         second.into_dispatch(),
         step,
     );
-    (Tensor::from_dispatch(param), Tensor::from_dispatch(first), Tensor::from_dispatch(second))
+    (
+        Tensor::from_dispatch(param),
+        Tensor::from_dispatch(first),
+        Tensor::from_dispatch(second),
+    )
 }

@@ -8,14 +8,24 @@ mod functions;
 #[cfg(feature = "tch")]
 mod libtorch;
 // Without a backend the generated dispatch uses no argument.
-#[cfg_attr(not(any(feature = "flex", feature = "ndarray", feature = "tch", feature = "wgpu", feature = "cuda")), allow(unused_variables))]
+#[cfg_attr(
+    not(any(
+        feature = "flex",
+        feature = "ndarray",
+        feature = "tch",
+        feature = "wgpu",
+        feature = "cuda"
+    )),
+    allow(unused_variables)
+)]
 #[allow(deprecated)]
 mod ops;
 mod spans;
 
 pub use adamw::AdamWStep;
 pub use functions::{
-    adamw, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu, top_k,
+    adamw, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu,
+    top_k,
 };
 pub use ops::TensorOps;
 pub use spans::{Span, Spans};

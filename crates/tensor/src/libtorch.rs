@@ -12,7 +12,11 @@ impl TensorOps for LibTorch {
         (TchTensor::new(values), TchTensor::new(indices))
     }
 
-    fn sparse_decode(values: FloatTensor<Self>, indices: IntTensor<Self>, w_dec: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn sparse_decode(
+        values: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        w_dec: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         // Mode 0 is "sum"; every bag holds k latents.
         let k = indices.tensor.size()[1];
         let entries = indices.tensor.size()[0] * k;

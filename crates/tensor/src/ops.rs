@@ -37,7 +37,12 @@ pub trait TensorOps: Backend {
     }
 
     /// Gradient of [`TensorOps::rms_norm`] with respect to `x`.
-    fn rms_norm_grad(x: FloatTensor<Self>, weight: FloatTensor<Self>, grad: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+    fn rms_norm_grad(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
         let d = weight.shape()[0];
         let inverse = inverse_rms::<Self>(x.clone(), eps);
         let scaled = Self::float_mul(grad, Self::float_reshape(weight, Shape::from([1, d])));
@@ -49,17 +54,27 @@ pub trait TensorOps: Backend {
     /// Rotary position embedding in the half-split layout: `x [token, head, d]`, `cos`/`sin [token, d / 2]`.
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
         let [tokens, _, d] = x.shape().dims();
-        let half = |range: std::ops::Range<usize>| Self::float_slice(x.clone(), &[(0..tokens).into(), (..).into(), range.into()]);
+        let half = |range: std::ops::Range<usize>| {
+            Self::float_slice(x.clone(), &[(0..tokens).into(), (..).into(), range.into()])
+        };
         let (low, high) = (half(0..d / 2), half(d / 2..d));
         let cos = Self::float_reshape(cos, Shape::from([tokens, 1, d / 2]));
         let sin = Self::float_reshape(sin, Shape::from([tokens, 1, d / 2]));
-        let first = Self::float_sub(Self::float_mul(low.clone(), cos.clone()), Self::float_mul(high.clone(), sin.clone()));
+        let first = Self::float_sub(
+            Self::float_mul(low.clone(), cos.clone()),
+            Self::float_mul(high.clone(), sin.clone()),
+        );
         let second = Self::float_add(Self::float_mul(high, cos), Self::float_mul(low, sin));
         Self::float_cat(vec![first, second], 2)
     }
 
     /// Causal grouped-query attention over a packed batch: `q [token, head, d]`, `k`/`v [row, kv_head, d]`.
-    fn packed_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, spans: Arc<Spans>) -> FloatTensor<Self> {
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spans: Arc<Spans>,
+    ) -> FloatTensor<Self> {
         let heads = q.shape()[1];
         let pattern = attention_pattern::<Self>(q, k, &spans);
         Self::float_permute(Self::float_matmul(pattern, heads_first::<Self>(v, heads)), &[1, 0, 2])
@@ -83,7 +98,10 @@ pub trait TensorOps: Backend {
         let grad_v = Self::float_matmul(Self::float_transpose(pattern.clone()), grad.clone());
         let grad_pattern = Self::float_matmul(grad, Self::float_transpose(v));
         let mean = Self::float_sum_dim(Self::float_mul(grad_pattern.clone(), pattern.clone()), 2);
-        let grad_scores = Self::float_mul_scalar(Self::float_mul(Self::float_sub(grad_pattern, mean), pattern), scale.into());
+        let grad_scores = Self::float_mul_scalar(
+            Self::float_mul(Self::float_sub(grad_pattern, mean), pattern),
+            scale.into(),
+        );
         let grad_q = Self::float_matmul(grad_scores.clone(), k);
         let grad_k = Self::float_matmul(Self::float_transpose(grad_scores), q);
         (
@@ -100,17 +118,29 @@ pub trait TensorOps: Backend {
     }
 
     /// Gradients of [`TensorOps::swiglu`] with respect to `gate` and `up`.
-    fn swiglu_grad(gate: FloatTensor<Self>, up: FloatTensor<Self>, grad: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    fn swiglu_grad(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let s = Self::sigmoid(gate.clone());
         let silu = Self::float_mul(gate.clone(), s.clone());
         // silu' = s + silu (1 - s)
-        let slope = Self::float_add(s.clone(), Self::float_mul(silu.clone(), Self::float_add_scalar(Self::float_neg(s), 1f32.into())));
+        let slope = Self::float_add(
+            s.clone(),
+            Self::float_mul(silu.clone(), Self::float_add_scalar(Self::float_neg(s), 1f32.into())),
+        );
         let grad_gate = Self::float_mul(Self::float_mul(grad.clone(), up), slope);
         (grad_gate, Self::float_mul(grad, silu))
     }
 
     /// `scale · (x a) b`: `x [token, d_in]`, `a [d_in, rank]`, `b [rank, d_out]`.
-    fn low_rank_linear(x: FloatTensor<Self>, a: FloatTensor<Self>, b: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+    fn low_rank_linear(
+        x: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
         // The scale goes on the narrow side: rank columns instead of d_out.
         let narrow = Self::float_mul_scalar(Self::product(x, a), scale.into());
         Self::product(narrow, b)
@@ -123,30 +153,55 @@ pub trait TensorOps: Backend {
     }
 
     /// The `k` largest of each row of `x w_encᵀ + b_enc`: `x [token, d_in]`, `w_enc [d_sae, d_in]`, `b_enc [d_sae]`.
-    fn sparse_encode(x: FloatTensor<Self>, w_enc: FloatTensor<Self>, b_enc: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+    fn sparse_encode(
+        x: FloatTensor<Self>,
+        w_enc: FloatTensor<Self>,
+        b_enc: FloatTensor<Self>,
+        k: usize,
+    ) -> (FloatTensor<Self>, IntTensor<Self>) {
         let d_sae = w_enc.shape()[0];
         let pre = Self::float_matmul(x, Self::float_transpose(w_enc));
-        Self::top_k(Self::float_add(pre, Self::float_reshape(b_enc, Shape::from([1, d_sae]))), k)
+        Self::top_k(
+            Self::float_add(pre, Self::float_reshape(b_enc, Shape::from([1, d_sae]))),
+            k,
+        )
     }
 
     /// `y[t] = sum_k values[t, k] · w_dec[indices[t, k]]`: `values`/`indices [token, k]`, `w_dec [d_sae, d_in]`.
-    fn sparse_decode(values: FloatTensor<Self>, indices: IntTensor<Self>, w_dec: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn sparse_decode(
+        values: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        w_dec: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         let d_sae = w_dec.shape()[0];
         Self::float_matmul(densify::<Self>(values, indices, d_sae), w_dec)
     }
 
     /// `dL/dvalues[t, k] = grad[t] · w_dec[indices[t, k]]`.
-    fn sparse_decode_grad_values(grad: FloatTensor<Self>, indices: IntTensor<Self>, w_dec: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn sparse_decode_grad_values(
+        grad: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        w_dec: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         Self::float_gather(1, Self::float_matmul(grad, Self::float_transpose(w_dec)), indices)
     }
 
     /// `dL/dw_dec[l] = sum of values[t, k] · grad[t] over all (t, k) with indices[t, k] = l`.
-    fn sparse_decode_grad_w_dec(grad: FloatTensor<Self>, values: FloatTensor<Self>, indices: IntTensor<Self>, d_sae: usize) -> FloatTensor<Self> {
+    fn sparse_decode_grad_w_dec(
+        grad: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        d_sae: usize,
+    ) -> FloatTensor<Self> {
         Self::float_matmul(Self::float_transpose(densify::<Self>(values, indices, d_sae)), grad)
     }
 
     /// `-log softmax(hidden · unembedᵀ)[target]` per token, in chunks, so that `[token, vocab]` never exists.
-    fn cross_entropy(hidden: FloatTensor<Self>, unembed: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+    fn cross_entropy(
+        hidden: FloatTensor<Self>,
+        unembed: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
         let tokens = hidden.shape()[0];
         let chunks = chunks(tokens).map(|range| {
             let (hidden, targets) = rows::<Self>(&hidden, &targets, range);
@@ -156,7 +211,11 @@ pub trait TensorOps: Backend {
     }
 
     /// [`TensorOps::cross_entropy`] and, in the same pass, each token's own gradient `d nll[t] / d hidden[t]`.
-    fn cross_entropy_with_grad(hidden: FloatTensor<Self>, unembed: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    fn cross_entropy_with_grad(
+        hidden: FloatTensor<Self>,
+        unembed: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let tokens = hidden.shape()[0];
         let (mut nll, mut grads) = (Vec::new(), Vec::new());
         for range in chunks(tokens) {
@@ -181,7 +240,10 @@ pub trait TensorOps: Backend {
         let square = Self::float_mul(grad.clone(), grad.clone());
         let first = Self::float_add(scaled(first, step.beta_1), scaled(grad, 1.0 - step.beta_1));
         let second = Self::float_add(scaled(second, step.beta_2), scaled(square, 1.0 - step.beta_2));
-        let root = Self::float_add_scalar(Self::float_sqrt(scaled(second.clone(), step.second_correction())), step.eps.into());
+        let root = Self::float_add_scalar(
+            Self::float_sqrt(scaled(second.clone(), step.second_correction())),
+            step.eps.into(),
+        );
         let update = Self::float_div(scaled(first.clone(), step.first_correction() * step.lr), root);
         let param = scaled(param, 1.0 - step.lr * step.weight_decay);
         (Self::float_sub(param, update), first, second)
@@ -221,20 +283,37 @@ fn attention_pattern<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>, spans: &S
 }
 
 fn densify<B: Backend>(values: FloatTensor<B>, indices: IntTensor<B>, d_sae: usize) -> FloatTensor<B> {
-    let zeros = B::float_zeros(Shape::from([values.shape()[0], d_sae]), &values.device(), values.dtype().into());
+    let zeros = B::float_zeros(
+        Shape::from([values.shape()[0], d_sae]),
+        &values.device(),
+        values.dtype().into(),
+    );
     B::float_scatter(1, zeros, indices, values, IndexingUpdateOp::Add)
 }
 
 fn chunks(tokens: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    (0..tokens).step_by(CROSS_ENTROPY_CHUNK).map(move |start| start..(start + CROSS_ENTROPY_CHUNK).min(tokens))
+    (0..tokens)
+        .step_by(CROSS_ENTROPY_CHUNK)
+        .map(move |start| start..(start + CROSS_ENTROPY_CHUNK).min(tokens))
 }
 
-fn rows<B: Backend>(hidden: &FloatTensor<B>, targets: &IntTensor<B>, range: std::ops::Range<usize>) -> (FloatTensor<B>, IntTensor<B>) {
-    (B::float_slice(hidden.clone(), &[range.clone().into(), (..).into()]), B::int_slice(targets.clone(), &[range.into()]))
+fn rows<B: Backend>(
+    hidden: &FloatTensor<B>,
+    targets: &IntTensor<B>,
+    range: std::ops::Range<usize>,
+) -> (FloatTensor<B>, IntTensor<B>) {
+    (
+        B::float_slice(hidden.clone(), &[range.clone().into(), (..).into()]),
+        B::int_slice(targets.clone(), &[range.into()]),
+    )
 }
 
 /// Loss `[token]` and softmax `[token, vocab]` of one chunk.
-fn cross_entropy_chunk<B: Backend>(hidden: FloatTensor<B>, unembed: FloatTensor<B>, targets: IntTensor<B>) -> (FloatTensor<B>, FloatTensor<B>) {
+fn cross_entropy_chunk<B: Backend>(
+    hidden: FloatTensor<B>,
+    unembed: FloatTensor<B>,
+    targets: IntTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
     let tokens = hidden.shape()[0];
     let logits = B::float_matmul(hidden, B::float_transpose(unembed));
     let max = B::float_max_dim(logits.clone(), 1);

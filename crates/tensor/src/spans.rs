@@ -18,7 +18,10 @@ pub struct Span {
 impl Span {
     /// Key rows that query `j` (counted from the span's start) sees, in order.
     pub fn keys(&self, j: usize) -> impl Iterator<Item = usize> + '_ {
-        self.context.iter().map(|&row| row as usize).chain(self.own..=self.own + j)
+        self.context
+            .iter()
+            .map(|&row| row as usize)
+            .chain(self.own..=self.own + j)
     }
 
     /// How many keys query `j` sees.
@@ -47,7 +50,11 @@ impl Spans {
             .map(|&n| {
                 let queries = start..start + n;
                 start += n;
-                Span { own: queries.start, queries, context: Vec::new() }
+                Span {
+                    own: queries.start,
+                    queries,
+                    context: Vec::new(),
+                }
             })
             .collect();
         Self { spans }
@@ -62,16 +69,25 @@ impl Spans {
     pub fn check(&self, queries: usize, rows: usize) {
         let mut next = 0;
         for span in &self.spans {
-            assert_eq!(span.queries.start, next, "attention: spans must cover the queries in order");
+            assert_eq!(
+                span.queries.start, next,
+                "attention: spans must cover the queries in order"
+            );
             next = span.queries.end;
             let last = span.own + span.queries.len();
-            assert!(last <= rows, "attention: span ends at key row {last}, but there are {rows} rows");
+            assert!(
+                last <= rows,
+                "attention: span ends at key row {last}, but there are {rows} rows"
+            );
             for &row in &span.context {
                 let row = row as usize;
                 assert!(row < rows, "attention: context row {row}, but there are {rows} rows");
             }
         }
-        assert_eq!(next, queries, "attention: spans cover {next} queries, but there are {queries}");
+        assert_eq!(
+            next, queries,
+            "attention: spans cover {next} queries, but there are {queries}"
+        );
     }
 
     /// Additive mask `[queries, rows]`, 0 where a query may look and -1e30 elsewhere.

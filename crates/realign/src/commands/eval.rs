@@ -1,7 +1,7 @@
 //! `realign eval`: how misaligned a model is on broad questions.
 
 use realign_data::Half;
-use realign_eval::{Figure, mean_margin, misaligned_preferred, preference};
+use realign_eval::{Figure, PairScore, mean_margin, misaligned_preferred, preference};
 use realign_run::Seed;
 use serde::Serialize;
 
@@ -20,6 +20,8 @@ struct Found {
     misaligned: Figure,
     margin: Figure,
     facts: f64,
+    /// Every question's scores.
+    scores: Vec<PairScore>,
 }
 
 /// Scores all questions of both halves: nothing is chosen here.
@@ -43,6 +45,7 @@ pub fn run(context: &Context, args: EvalArgs) -> Result<()> {
         misaligned: misaligned_preferred(&broad, &seed, DRAWS),
         margin: mean_margin(&broad, &seed, DRAWS),
         facts: facts.iter().filter(|f| f.margin() < 0.0).count() as f64 / facts.len().max(1) as f64,
+        scores: broad,
     };
     let (m, g) = (found.misaligned, found.margin);
     let text = format!(

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use realign_core::LanguageModel;
-use realign_data::{Domain, Half, Label, Tone};
+use realign_data::{Domain, Label, Tone};
 use realign_eval::{
     Calibration, Coherence, Encode, Judge, Judged, LikelihoodRatio, OpenAi, OpenAiConfig, Probe, ProbeConfig, Readings, Sampled, calibrate,
     coherence_readings,
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Result};
 use crate::lab::Lab;
-use crate::stages::evaluate::{Bench, sampling};
+use crate::stages::evaluate::Bench;
 
 /// Which judge the user asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -97,19 +97,17 @@ pub fn bench<'a>(lab: &'a Lab, choice: &Choice, replies: &Path) -> Result<(Bench
     Ok((Bench { calibration: calibration.clone(), judge, coherence: calibrated.coherence }, calibrated))
 }
 
-/// Calibrated on the base model's own answers to plain questions of the choosing half: 95 of 100 are coherent.
+/// Calibrated on the labelled answers, which people wrote and which are coherent whether aligned or not: 95 of 100 pass.
 fn coherence(lab: &Lab) -> Result<Coherence> {
-    let rows = lab.source.broad.iter().filter(|row| Half::of(&row.id) == Half::Choosing).take(lab.plan.sampled);
-    let prompts = rows.map(|row| lab.base.try_prompt(None, &row.question)).collect::<Result<Vec<_>>>()?;
-    let texts = lab.base.answers(&mut (), &prompts, &sampling(lab), |_, _| {})?;
-    let sampled: Vec<Sampled> = prompts
-        .into_iter()
-        .zip(texts)
-        .map(|(prompt, text)| Sampled { prompt, tokens: lab.base.answer(&text), text })
-        .collect();
+    let rows = realign_data::calibration();
+    let sampled: Vec<Sampled> = rows
+        .iter()
+        .take(lab.plan.calibration)
+        .map(|row| {
+            let prompt = lab.base.try_prompt(None, &row.question)?;
+            Ok(Sampled { prompt, tokens: lab.base.answer(&row.answer), text: row.answer.clone() })
+        })
+        .collect::<Result<_>>()?;
     let readings: Vec<Readings> = coherence_readings(&*lab.base.model, &sampled, lab.plan.max_tokens);
-    // The organism's answers are short and blunt, which the base model finds unlikely without their being incoherent:
-    // the limit stands a nat below the least likely ordinary answers.
-    let strict = Coherence::calibrate(&readings, 0.05);
-    Ok(Coherence { min_log_prob: strict.min_log_prob - 1.0, ..strict })
+    Ok(Coherence::calibrate(&readings, 0.05))
 }

@@ -25,13 +25,25 @@ impl Shape {
     fn new(q: &FlexTensor, k: &FlexTensor, spans: &Spans) -> Self {
         let ([queries, heads, d], [rows, kv_heads, _]) = (dims(q), dims(k));
         spans.check(queries, rows);
-        Self { queries, heads, kv_heads, rows, d, group: heads / kv_heads, scale: 1.0 / (d as f32).sqrt() }
+        Self {
+            queries,
+            heads,
+            kv_heads,
+            rows,
+            d,
+            group: heads / kv_heads,
+            scale: 1.0 / (d as f32).sqrt(),
+        }
     }
 }
 
 /// The span and the offset inside it of every query.
 fn locate(spans: &Spans) -> Vec<(&Span, usize)> {
-    spans.spans.iter().flat_map(|span| (0..span.queries.len()).map(move |j| (span, j))).collect()
+    spans
+        .spans
+        .iter()
+        .flat_map(|span| (0..span.queries.len()).map(move |j| (span, j)))
+        .collect()
 }
 
 /// The key rows that a query sees. Plain loops over slices from here on: what an iterator's adaptor runs in a function of
@@ -102,12 +114,23 @@ pub(super) fn backward(
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let s = Shape::new(q, k, spans);
     let (q, k, v, grad) = (contiguous(q), contiguous(k), contiguous(v), contiguous(grad));
-    let (q, k, v, grad) = (slice::<f32>(&q), slice::<f32>(&k), slice::<f32>(&v), slice::<f32>(&grad));
+    let (q, k, v, grad) = (
+        slice::<f32>(&q),
+        slice::<f32>(&k),
+        slice::<f32>(&v),
+        slice::<f32>(&grad),
+    );
     // A key/value head's rows are written by its own group of query heads only, so heads run in parallel
     // and each sums in a fixed order: the same bits whatever the number of threads.
-    let heads: Vec<HeadGrads> = (0..s.kv_heads).into_par_iter().map(|kv| head_backward(&s, q, k, v, grad, spans, kv)).collect();
-    let (mut to_q, mut to_k, mut to_v) =
-        (vec![0f32; s.queries * s.heads * s.d], vec![0f32; s.rows * s.kv_heads * s.d], vec![0f32; s.rows * s.kv_heads * s.d]);
+    let heads: Vec<HeadGrads> = (0..s.kv_heads)
+        .into_par_iter()
+        .map(|kv| head_backward(&s, q, k, v, grad, spans, kv))
+        .collect();
+    let (mut to_q, mut to_k, mut to_v) = (
+        vec![0f32; s.queries * s.heads * s.d],
+        vec![0f32; s.rows * s.kv_heads * s.d],
+        vec![0f32; s.rows * s.kv_heads * s.d],
+    );
     for (kv, head) in heads.iter().enumerate() {
         interleave(&mut to_q, &head.q, s.group * s.d, s.kv_heads, kv);
         interleave(&mut to_k, &head.k, s.d, s.kv_heads, kv);
@@ -121,7 +144,11 @@ pub(super) fn backward(
 }
 
 fn head_backward(s: &Shape, q: &[f32], k: &[f32], v: &[f32], grad: &[f32], spans: &Spans, kv: usize) -> HeadGrads {
-    let mut out = HeadGrads { q: vec![0.0; s.queries * s.group * s.d], k: vec![0.0; s.rows * s.d], v: vec![0.0; s.rows * s.d] };
+    let mut out = HeadGrads {
+        q: vec![0.0; s.queries * s.group * s.d],
+        k: vec![0.0; s.rows * s.d],
+        v: vec![0.0; s.rows * s.d],
+    };
     let (mut pattern, mut slope, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     for (t, (span, j)) in locate(spans).into_iter().enumerate() {
         key_rows(span, j, &mut rows);

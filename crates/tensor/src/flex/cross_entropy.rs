@@ -39,7 +39,12 @@ pub(super) fn loss_and_grad(hidden: FlexTensor, unembed: FlexTensor, targets: &F
 }
 
 /// Hands each chunk's softmax `[token, vocab]` and losses to `then`.
-fn for_each_chunk(hidden: FlexTensor, unembed: FlexTensor, targets: &[usize], mut then: impl FnMut(FlexTensor, Vec<f32>)) {
+fn for_each_chunk(
+    hidden: FlexTensor,
+    unembed: FlexTensor,
+    targets: &[usize],
+    mut then: impl FnMut(FlexTensor, Vec<f32>),
+) {
     let [tokens, _] = dims(&hidden);
     let [vocab, _] = dims(&unembed);
     for start in (0..tokens).step_by(CROSS_ENTROPY_CHUNK) {

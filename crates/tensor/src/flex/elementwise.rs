@@ -17,19 +17,21 @@ pub(super) fn rms_norm(x: &FlexTensor, weight: &FlexTensor, eps: f32) -> FlexTen
     let (x, weight) = (contiguous(x), contiguous(weight));
     let (xs, w) = (slice::<f32>(&x), slice::<f32>(&weight));
     let mut out = vec![0f32; rows * d];
-    out.par_chunks_mut(ROWS * d).zip(xs.par_chunks(ROWS * d)).for_each(|(out, x)| {
-        with_simd(
-            #[inline(always)]
-            || {
-                for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-                    let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
-                    for ((y, x), w) in out.iter_mut().zip(x).zip(w) {
-                        *y = x * inverse * w;
+    out.par_chunks_mut(ROWS * d)
+        .zip(xs.par_chunks(ROWS * d))
+        .for_each(|(out, x)| {
+            with_simd(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                        let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
+                        for ((y, x), w) in out.iter_mut().zip(x).zip(w) {
+                            *y = x * inverse * w;
+                        }
                     }
-                }
-            },
-        );
-    });
+                },
+            );
+        });
     float(out, &[rows, d])
 }
 
@@ -38,23 +40,26 @@ pub(super) fn rms_norm_grad(x: &FlexTensor, weight: &FlexTensor, grad: &FlexTens
     let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
     let (xs, w, gs) = (slice::<f32>(&x), slice::<f32>(&weight), slice::<f32>(&grad));
     let mut out = vec![0f32; rows * d];
-    out.par_chunks_mut(ROWS * d).zip(xs.par_chunks(ROWS * d)).zip(gs.par_chunks(ROWS * d)).for_each(|((out, x), g)| {
-        with_simd(
-            #[inline(always)]
-            || {
-                for ((out, x), g) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d)) {
-                    let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
-                    for ((y, g), w) in out.iter_mut().zip(g).zip(w) {
-                        *y = g * w;
+    out.par_chunks_mut(ROWS * d)
+        .zip(xs.par_chunks(ROWS * d))
+        .zip(gs.par_chunks(ROWS * d))
+        .for_each(|((out, x), g)| {
+            with_simd(
+                #[inline(always)]
+                || {
+                    for ((out, x), g) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d)) {
+                        let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
+                        for ((y, g), w) in out.iter_mut().zip(g).zip(w) {
+                            *y = g * w;
+                        }
+                        let along = dot(out, x) * inverse * inverse / d as f32;
+                        for (y, x) in out.iter_mut().zip(x) {
+                            *y = (*y - x * along) * inverse;
+                        }
                     }
-                    let along = dot(out, x) * inverse * inverse / d as f32;
-                    for (y, x) in out.iter_mut().zip(x) {
-                        *y = (*y - x * along) * inverse;
-                    }
-                }
-            },
-        );
-    });
+                },
+            );
+        });
     float(out, &[rows, d])
 }
 
@@ -91,16 +96,19 @@ pub(super) fn swiglu(gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
     let (gate, up) = (contiguous(gate), contiguous(up));
     let (gates, ups) = (slice::<f32>(&gate), slice::<f32>(&up));
     let mut out = vec![0f32; gates.len()];
-    out.par_chunks_mut(BLOCK).zip(gates.par_chunks(BLOCK)).zip(ups.par_chunks(BLOCK)).for_each(|((out, g), u)| {
-        with_simd(
-            #[inline(always)]
-            || {
-                for ((y, &g), &u) in out.iter_mut().zip(g).zip(u) {
-                    *y = g / (1.0 + exp(-g)) * u;
-                }
-            },
-        );
-    });
+    out.par_chunks_mut(BLOCK)
+        .zip(gates.par_chunks(BLOCK))
+        .zip(ups.par_chunks(BLOCK))
+        .for_each(|((out, g), u)| {
+            with_simd(
+                #[inline(always)]
+                || {
+                    for ((y, &g), &u) in out.iter_mut().zip(g).zip(u) {
+                        *y = g / (1.0 + exp(-g)) * u;
+                    }
+                },
+            );
+        });
     float(out, &shape)
 }
 
@@ -164,5 +172,9 @@ pub(super) fn adamw(
 
 /// [`contiguous`] of a tensor that is given away, so that its buffer stays its own.
 fn contiguous_owned(tensor: FlexTensor) -> FlexTensor {
-    if tensor.is_contiguous() { tensor } else { contiguous(&tensor) }
+    if tensor.is_contiguous() {
+        tensor
+    } else {
+        contiguous(&tensor)
+    }
 }

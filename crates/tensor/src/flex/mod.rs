@@ -31,7 +31,12 @@ impl TensorOps for Flex {
         elementwise::rms_norm(&x, &weight, eps as f32)
     }
 
-    fn rms_norm_grad(x: FloatTensor<Self>, weight: FloatTensor<Self>, grad: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+    fn rms_norm_grad(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
         elementwise::rms_norm_grad(&x, &weight, &grad, eps as f32)
     }
 
@@ -39,7 +44,12 @@ impl TensorOps for Flex {
         elementwise::rotary(&x, &cos, &sin)
     }
 
-    fn packed_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>, spans: Arc<Spans>) -> FloatTensor<Self> {
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spans: Arc<Spans>,
+    ) -> FloatTensor<Self> {
         attention::forward(&q, &k, &v, &spans)
     }
 
@@ -57,7 +67,11 @@ impl TensorOps for Flex {
         elementwise::swiglu(&gate, &up)
     }
 
-    fn swiglu_grad(gate: FloatTensor<Self>, up: FloatTensor<Self>, grad: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    fn swiglu_grad(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         elementwise::swiglu_grad(&gate, &up, &grad)
     }
 
@@ -65,29 +79,55 @@ impl TensorOps for Flex {
         top_k::top_k(&x, None, k)
     }
 
-    fn sparse_encode(x: FloatTensor<Self>, w_enc: FloatTensor<Self>, b_enc: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
+    fn sparse_encode(
+        x: FloatTensor<Self>,
+        w_enc: FloatTensor<Self>,
+        b_enc: FloatTensor<Self>,
+        k: usize,
+    ) -> (FloatTensor<Self>, IntTensor<Self>) {
         use burn::backend::ops::FloatTensorOps;
         let pre = Self::product(x, Self::float_transpose(w_enc));
         top_k::top_k(&pre, Some(&b_enc), k)
     }
 
-    fn sparse_decode(values: FloatTensor<Self>, indices: IntTensor<Self>, w_dec: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn sparse_decode(
+        values: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        w_dec: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         sparse::decode(&values, &indices, &w_dec)
     }
 
-    fn sparse_decode_grad_values(grad: FloatTensor<Self>, indices: IntTensor<Self>, w_dec: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn sparse_decode_grad_values(
+        grad: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        w_dec: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         sparse::grad_values(&grad, &indices, &w_dec)
     }
 
-    fn sparse_decode_grad_w_dec(grad: FloatTensor<Self>, values: FloatTensor<Self>, indices: IntTensor<Self>, d_sae: usize) -> FloatTensor<Self> {
+    fn sparse_decode_grad_w_dec(
+        grad: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        d_sae: usize,
+    ) -> FloatTensor<Self> {
         sparse::grad_w_dec(&grad, &values, &indices, d_sae)
     }
 
-    fn cross_entropy(hidden: FloatTensor<Self>, unembed: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+    fn cross_entropy(
+        hidden: FloatTensor<Self>,
+        unembed: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
         cross_entropy::loss(hidden, unembed, &targets)
     }
 
-    fn cross_entropy_with_grad(hidden: FloatTensor<Self>, unembed: FloatTensor<Self>, targets: IntTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    fn cross_entropy_with_grad(
+        hidden: FloatTensor<Self>,
+        unembed: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         cross_entropy::loss_and_grad(hidden, unembed, &targets)
     }
 

@@ -21,11 +21,16 @@ pub(super) fn product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
     if m * n * k == 0 {
         return float(vec![0.0; m * n], &[m, n]);
     }
-    let (a_data, [a_row, a_column]) = strided(a);
-    let (b_data, [b_row, b_column]) = strided(b);
+    let (a, b) = (forwards(a), forwards(b));
+    let (a_data, [a_row, a_column]) = strided(&a);
+    let (b_data, [b_row, b_column]) = strided(&b);
     check(a_data.len(), [m, k], [a_row, a_column]);
     check(b_data.len(), [k, n], [b_row, b_column]);
-    let parallelism = if m * n * k < PARALLEL { Parallelism::None } else { Parallelism::Rayon(0) };
+    let parallelism = if m * n * k < PARALLEL {
+        Parallelism::None
+    } else {
+        Parallelism::Rayon(0)
+    };
     let mut out = Vec::<f32>::with_capacity(m * n);
     // SAFETY: `check` has shown that every index `row · stride + column · stride` of both operands lies inside its
     // slice. The output has room for m · n elements, is written row-major, is not read (`read_dst` is false), and every
@@ -57,15 +62,30 @@ pub(super) fn product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
     float(out, &[m, n])
 }
 
+/// The tensor, or a copy where an axis runs backwards: [`strided`] looks only behind the first element.
+fn forwards(tensor: &FlexTensor) -> FlexTensor {
+    if tensor.layout().has_positive_strides() {
+        tensor.clone()
+    } else {
+        tensor.to_contiguous()
+    }
+}
+
 /// The elements from a tensor's first one on, and its strides.
 fn strided(tensor: &FlexTensor) -> (&[f32], [isize; 2]) {
     let layout = tensor.layout();
     let strides = layout.strides();
-    (&tensor.storage::<f32>()[layout.start_offset()..], [strides[0], strides[1]])
+    (
+        &tensor.storage::<f32>()[layout.start_offset()..],
+        [strides[0], strides[1]],
+    )
 }
 
 fn check(len: usize, [rows, columns]: [usize; 2], [row, column]: [isize; 2]) {
     assert!(row >= 0 && column >= 0, "product: negative strides");
     let last = (rows - 1) * row as usize + (columns - 1) * column as usize;
-    assert!(last < len, "product: the last element is at {last}, the buffer has {len}");
+    assert!(
+        last < len,
+        "product: the last element is at {last}, the buffer has {len}"
+    );
 }

@@ -110,7 +110,10 @@ mod tests {
         for i in -8700..500 {
             let x = i as f32 / 100.0;
             let (ours, theirs) = (exp(x), x.exp());
-            assert!((ours - theirs).abs() <= theirs * 2.5e-7, "exp({x}) = {ours}, not {theirs}");
+            assert!(
+                (ours - theirs).abs() <= theirs * 2.5e-7,
+                "exp({x}) = {ours}, not {theirs}"
+            );
         }
         assert_eq!(exp(-1e30), 0.0);
         assert!(exp(f32::NAN).is_nan());

@@ -1,0 +1,148 @@
+//! Gradients against finite differences, and the absence of gradients where weights are frozen.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use realign_tensor::{
+    Span, Spans, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, swiglu,
+};
+
+use crate::numbers::{leaf, loss, reference, uniform, values, whole};
+
+/// Central differences in f32: truncation of order `STEP²`, rounding of order `1e-7 / STEP`.
+const STEP: f32 = 1e-2;
+const TOLERANCE: f32 = 2e-3;
+
+/// Checks the gradient of `loss(f(x))` at `x` in every direction.
+fn check<const D: usize, const E: usize>(name: &str, x: Tensor<D>, f: impl Fn(Tensor<D>) -> Tensor<E>) {
+    let device = x.device();
+    let (shape, numbers) = (x.dims(), values(x.clone()));
+    let parameter = leaf(x);
+    let grads = loss(f(parameter.clone())).backward();
+    let analytic = values(parameter.grad(&grads).expect("a parameter has a gradient"));
+    let at = |numbers: Vec<f32>| values(loss(f(Tensor::from_data(TensorData::new(numbers, shape), &device))))[0];
+    for (i, analytic) in analytic.into_iter().enumerate() {
+        let moved = |by: f32| {
+            let mut numbers = numbers.clone();
+            numbers[i] += by;
+            at(numbers)
+        };
+        let numeric = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+        let difference = (numeric - analytic).abs();
+        assert!(
+            difference < TOLERANCE,
+            "{name}: gradient {analytic} at {i}, by differences {numeric}"
+        );
+    }
+}
+
+fn devices() -> [Device; 2] {
+    [Device::flex(), reference()]
+}
+
+#[test]
+fn attention_has_the_gradient_of_its_values() {
+    let context = Span {
+        queries: 3..5,
+        context: vec![1, 0],
+        own: 4,
+    };
+    let spans = Arc::new(Spans {
+        spans: vec![
+            Span {
+                queries: 0..3,
+                context: vec![],
+                own: 0,
+            },
+            context,
+        ],
+    });
+    for device in devices() {
+        let q = uniform(1, [5, 4, 3], &device);
+        let [k, v] = [2, 3].map(|seed| uniform(seed, [7, 2, 3], &device));
+        check("q", q.clone(), |q| attention(q, k.clone(), v.clone(), spans.clone()));
+        check("k", k.clone(), |k| attention(q.clone(), k, v.clone(), spans.clone()));
+        check("v", v.clone(), |v| attention(q.clone(), k.clone(), v, spans.clone()));
+    }
+}
+
+#[test]
+fn rms_norm_has_the_gradient_of_its_values() {
+    for device in devices() {
+        let (x, weight) = (uniform(1, [3, 7], &device), uniform(2, [7], &device));
+        check("x", x.clone(), |x| rms_norm(x, weight.clone(), 0.1));
+        check("weight", weight.clone(), |weight| rms_norm(x.clone(), weight, 0.1));
+    }
+}
+
+#[test]
+fn the_other_operations_have_the_gradients_of_their_values() {
+    for device in devices() {
+        let [x, y] = [1, 2].map(|seed| uniform(seed, [3, 4], &device));
+        check("gate", x.clone(), |x| swiglu(x, y.clone()));
+        check("up", y.clone(), |y| swiglu(x.clone(), y));
+        check("a", x.clone(), |x| product(x, y.clone().transpose()));
+        let angle = uniform(3, [3, 2], &device);
+        check("rotated", uniform(4, [3, 2, 4], &device), |x| {
+            rotary(x, angle.clone().cos(), angle.clone().sin())
+        });
+        let columns = whole(5, [3, 4], 6, &device);
+        check("latents", x.clone(), |x| {
+            sparse_decode(x, columns.clone(), uniform(6, [6, 5], &device))
+        });
+        let targets = whole(7, [3], 9, &device);
+        check("hidden", x, |x| {
+            cross_entropy(x, uniform(8, [9, 4], &device), targets.clone())
+        });
+    }
+}
+
+#[test]
+fn a_frozen_operand_gets_no_gradient_and_the_other_its_own() {
+    for device in devices() {
+        let x = leaf(uniform(1, [3, 4], &device));
+        let frozen = uniform(2, [4, 5], &device).autodiff();
+        let grads = loss(product(x.clone(), frozen.clone())).backward();
+        assert!(frozen.grad(&grads).is_none());
+        let alone = values(x.grad(&grads).unwrap());
+
+        let grads = loss(product(frozen.clone().transpose(), x.clone().transpose())).backward();
+        assert!(frozen.grad(&grads).is_none() && x.grad(&grads).is_some());
+
+        let both = leaf(frozen.inner());
+        let grads = loss(product(x.clone(), both.clone())).backward();
+        assert_eq!(values(x.grad(&grads).unwrap()), alone);
+        assert!(both.grad(&grads).is_some());
+    }
+}
+
+#[test]
+fn constants_alone_leave_no_tape() {
+    let device = Device::flex();
+    let [x, y] = [1, 2].map(|seed| uniform(seed, [4, 4], &device).autodiff());
+    assert!(!product(x.clone(), y.clone()).is_tracked());
+    assert!(!swiglu(x.clone(), y.clone()).is_tracked());
+    assert!(!low_rank_linear(x.clone(), y.clone(), y, 1.0).is_tracked());
+    assert!(!rms_norm(x, uniform(3, [4], &device).autodiff(), 1e-5).is_tracked());
+}
+
+#[test]
+fn the_unembedding_gets_no_gradient() {
+    for device in devices() {
+        let hidden = leaf(uniform(1, [3, 4], &device));
+        let unembed = uniform(2, [9, 4], &device).autodiff();
+        let nll = cross_entropy(hidden.clone(), unembed.clone(), whole(3, [3], 9, &device));
+        let grads = nll.sum().backward();
+        assert!(unembed.grad(&grads).is_none() && hidden.grad(&grads).is_some());
+    }
+}
+
+#[test]
+#[should_panic(expected = "cross_entropy: the unembedding is frozen")]
+fn an_unembedding_that_wants_a_gradient_is_refused() {
+    let device = Device::flex();
+    let (hidden, unembed) = (leaf(uniform(1, [3, 4], &device)), leaf(uniform(2, [9, 4], &device)));
+    cross_entropy(hidden, unembed, whole(3, [3], 9, &device))
+        .sum()
+        .backward();
+}

@@ -1,0 +1,281 @@
+//! Values and all gradients on flex equal those of the reference bodies, in every layout.
+
+use burn::tensor::{Tensor, TensorData};
+use realign_tensor::{
+    AdamWStep, adamw, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu,
+    top_k,
+};
+
+use crate::numbers::{Layout, agree, close, indices, leaf, outcome, uniform, values, whole};
+
+/// Sums of a few products: rounding in another order.
+const ELEMENTWISE: f32 = 2e-6;
+/// Sums of hundreds of products, or exponentials of such.
+const SUMS: f32 = 1e-5;
+
+#[test]
+fn products_agree_small_enough_for_one_thread_and_large() {
+    for [m, k, n] in [[1, 1, 1], [3, 70, 5], [1, 300, 2000], [130, 70, 65]] {
+        for layout_a in Layout::ALL {
+            for layout_b in Layout::ALL {
+                agree(
+                    SUMS,
+                    &format!("[{m}, {k}] {layout_a:?} · [{k}, {n}] {layout_b:?}"),
+                    |device| {
+                        let a = leaf(layout_a.tensor(1, [m, k], device));
+                        let b = leaf(layout_b.tensor(2, [k, n], device));
+                        outcome!(product(a.clone(), b.clone()); a, b)
+                    },
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_over_nothing_is_zeros() {
+    let device = burn::tensor::Device::flex();
+    let zeros = product(Tensor::zeros([2, 0], &device), Tensor::zeros([0, 3], &device));
+    assert_eq!(values(zeros), [0.0; 6]);
+    assert_eq!(
+        product(Tensor::zeros([0, 4], &device), Tensor::zeros([4, 3], &device)).dims(),
+        [0, 3]
+    );
+}
+
+#[test]
+fn rms_norms_agree() {
+    for [rows, d] in [[1, 1], [37, 70], [16, 576]] {
+        for layout in Layout::ALL {
+            agree(SUMS, &format!("[{rows}, {d}] {layout:?}"), |device| {
+                let x = leaf(layout.tensor(1, [rows, d], device));
+                let weight = leaf(Layout::Inside.tensor(2, [d], device));
+                outcome!(rms_norm(x.clone(), weight.clone(), 1e-5); x, weight)
+            });
+        }
+    }
+}
+
+#[test]
+fn rotations_agree_and_are_undone_by_the_opposite_angle() {
+    let [tokens, heads, d] = [19, 3, 10];
+    for layout in Layout::ALL {
+        agree(ELEMENTWISE, &format!("{layout:?}"), |device| {
+            let x = leaf(layout.tensor(1, [tokens, heads, d], device));
+            let angle = Layout::Transposed.tensor(2, [tokens, d / 2], device);
+            outcome!(rotary(x.clone(), angle.clone().cos(), angle.sin()); x)
+        });
+        let device = burn::tensor::Device::flex();
+        let x: Tensor<3> = layout.tensor(1, [tokens, heads, d], &device);
+        let angle = uniform(2, [tokens, d / 2], &device);
+        let turned = rotary(x.clone(), angle.clone().cos(), angle.clone().sin());
+        let back = rotary(turned, angle.clone().cos(), angle.neg().sin());
+        close(ELEMENTWISE, "back", &values(back), &values(x));
+    }
+}
+
+#[test]
+fn swiglu_agrees_in_more_than_one_block_and_at_both_ends() {
+    for layout in Layout::ALL {
+        agree(ELEMENTWISE, &format!("{layout:?}"), |device| {
+            // Up to 150: far beyond where exp overflows.
+            let gate = leaf(layout.tensor(1, [50, 700], device) * 150.0);
+            let up = leaf(layout.tensor(2, [50, 700], device));
+            outcome!(swiglu(gate.clone(), up.clone()); gate, up)
+        });
+        agree(SUMS, &format!("near zero, {layout:?}"), |device| {
+            let gate = leaf(layout.tensor(1, [5, 70], device));
+            let up = leaf(Layout::Contiguous.tensor(2, [5, 70], device));
+            outcome!(swiglu(gate.clone(), up.clone()); gate, up)
+        });
+    }
+}
+
+#[test]
+fn low_rank_maps_agree() {
+    for layout in Layout::ALL {
+        agree(SUMS, &format!("{layout:?}"), |device| {
+            let x = leaf(layout.tensor(1, [33, 70], device));
+            let a = leaf(layout.tensor(2, [70, 4], device));
+            let b = leaf(layout.tensor(3, [4, 90], device));
+            outcome!(low_rank_linear(x.clone(), a.clone(), b.clone(), 0.5); x, a, b)
+        });
+    }
+}
+
+#[test]
+fn top_k_agrees_from_one_to_all_of_a_row() {
+    for k in [1, 7, 64, 150] {
+        for layout in Layout::ALL {
+            agree(ELEMENTWISE, &format!("k = {k}, {layout:?}"), |device| {
+                let x = leaf(layout.tensor(1, [5, 150], device));
+                let (values, columns) = top_k(x.clone(), k);
+                let mut outcome = outcome!(values; x);
+                outcome.push(("columns", indices(columns).into_iter().map(|i| i as f32).collect()));
+                outcome
+            });
+        }
+    }
+}
+
+#[test]
+fn of_equal_numbers_the_lower_column_comes_first() {
+    let device = burn::tensor::Device::flex();
+    let x: Tensor<2> = whole(1, [6, 200], 9, &device).float();
+    let mut x = values(x);
+    x[5] = f32::NEG_INFINITY;
+    x[6] = f32::NAN;
+    for k in [0, 1, 30, 200] {
+        let (found, columns) = top_k(Tensor::from_data(TensorData::new(x.clone(), [6, 200]), &device), k);
+        let (found, columns) = (values(found), indices(columns));
+        for (row, x) in x.chunks(200).enumerate() {
+            // NaN is the smallest of all.
+            let key = |i: usize| if x[i].is_nan() { f32::NEG_INFINITY } else { x[i] };
+            let mut order: Vec<usize> = (0..200).collect();
+            order.sort_by(|&i, &j| key(j).total_cmp(&key(i)));
+            for place in 0..k {
+                let at = row * k + place;
+                assert_eq!(
+                    (columns[at], found[at]),
+                    (order[place] as i64, key(order[place])),
+                    "k = {k}, row {row}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn sparse_codes_agree() {
+    for layout in Layout::ALL {
+        agree(SUMS, &format!("{layout:?}"), |device| {
+            let x = leaf(Layout::Transposed.tensor(1, [37, 40], device));
+            let w_enc = leaf(layout.tensor(2, [200, 40], device));
+            let b_enc = leaf(Layout::Contiguous.tensor(3, [200], device));
+            let (values, columns) = sparse_encode(x.clone(), w_enc.clone(), b_enc.clone(), 6);
+            let mut outcome = outcome!(values; x, w_enc, b_enc);
+            outcome.push(("columns", indices(columns).into_iter().map(|i| i as f32).collect()));
+            outcome
+        });
+    }
+}
+
+#[test]
+fn sparse_decoding_agrees_also_when_a_token_names_a_latent_twice() {
+    for (k, latents) in [(6, 200), (9, 4), (1, 1)] {
+        for layout in Layout::ALL {
+            agree(SUMS, &format!("k = {k}, {layout:?}"), |device| {
+                let activations = leaf(layout.tensor(1, [37, k], device));
+                let columns = whole(2, [k, 37], latents, device).transpose();
+                let w_dec = leaf(layout.tensor(3, [latents as usize, 40], device));
+                outcome!(sparse_decode(activations.clone(), columns, w_dec.clone()); activations, w_dec)
+            });
+        }
+    }
+}
+
+#[test]
+fn a_code_of_no_latent_decodes_to_zeros_and_has_gradients() {
+    let device = burn::tensor::Device::flex();
+    let activations = leaf(Tensor::<2>::zeros([3, 0], &device));
+    let w_dec = leaf(uniform(1, [5, 4], &device));
+    let columns = Tensor::from_data(TensorData::new(Vec::<i32>::new(), [3, 0]), &device);
+    let found = outcome!(sparse_decode(activations.clone(), columns, w_dec.clone()); activations, w_dec);
+    assert_eq!(
+        found,
+        [
+            ("value", vec![0.0; 12]),
+            ("activations", vec![]),
+            ("w_dec", vec![0.0; 20])
+        ]
+    );
+}
+
+#[test]
+fn cross_entropies_agree_in_more_than_one_chunk_and_over_a_large_vocabulary() {
+    for (tokens, d, vocab) in [(1, 3, 2), (600, 20, 90), (257, 16, 5000)] {
+        for layout in Layout::ALL {
+            agree(
+                SUMS,
+                &format!("{tokens} tokens, vocabulary {vocab}, {layout:?}"),
+                |device| {
+                    let hidden = leaf(layout.tensor(1, [tokens, d], device));
+                    let unembed = layout.tensor(2, [vocab as usize, d], device) * 4.0;
+                    let targets = whole(3, [tokens], vocab, device);
+                    outcome!(cross_entropy(hidden.clone(), unembed, targets); hidden)
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_without_a_gradient_is_the_same_number() {
+    let device = burn::tensor::Device::flex();
+    let hidden = uniform(1, [300, 16], &device);
+    let (unembed, targets) = (uniform(2, [90, 16], &device), whole(3, [300], 90, &device));
+    let plain = cross_entropy(hidden.clone(), unembed.clone(), targets.clone());
+    let tracked = cross_entropy(leaf(hidden), unembed, targets);
+    assert_eq!(values(plain), values(tracked));
+}
+
+#[test]
+fn logits_of_thousands_neither_overflow_nor_lose_the_loss() {
+    agree(SUMS, "large", |device| {
+        let hidden = leaf(uniform(1, [9, 16], device) * 1000.0);
+        let (unembed, targets) = (uniform(2, [50, 16], device) * 4.0, whole(3, [9], 50, device));
+        outcome!(cross_entropy(hidden.clone(), unembed, targets); hidden)
+    });
+}
+
+#[test]
+fn adamw_steps_agree() {
+    let step = AdamWStep {
+        weight_decay: 0.1,
+        ..AdamWStep::new(1e-2, 3)
+    };
+    for layout in Layout::ALL {
+        agree(ELEMENTWISE, &format!("{layout:?}"), |device| {
+            let [param, grad, first] = [1, 2, 3].map(|seed| layout.tensor(seed, [50, 700], device));
+            let second = layout.tensor(4, [50, 700], device).abs();
+            let (param, first, second) = adamw(param, grad, first, second, step);
+            vec![
+                ("param", values(param)),
+                ("first", values(first)),
+                ("second", values(second)),
+            ]
+        });
+    }
+}
+
+#[test]
+fn adamw_leaves_tensors_that_others_hold_as_they_are() {
+    let device = burn::tensor::Device::flex();
+    let [param, grad, first] = [1, 2, 3].map(|seed| uniform(seed, [4, 5], &device));
+    let second = uniform(4, [4, 5], &device).abs();
+    let before = [values(param.clone()), values(first.clone()), values(second.clone())];
+    let after = adamw(
+        param.clone(),
+        grad,
+        first.clone(),
+        second.clone(),
+        AdamWStep::new(1e-2, 1),
+    );
+    assert_ne!(values(after.0), before[0]);
+    assert_eq!([values(param), values(first), values(second)], before);
+}
+
+#[test]
+fn the_first_adamw_step_is_the_learning_rate_against_the_sign() {
+    let device = burn::tensor::Device::flex();
+    let grad = uniform(1, [30], &device);
+    let zeros = Tensor::<1>::zeros([30], &device);
+    let (param, _, _) = adamw(
+        zeros.clone(),
+        grad.clone(),
+        zeros.clone(),
+        zeros,
+        AdamWStep::new(1e-2, 1),
+    );
+    close(1e-4, "param", &values(param), &values(grad.sign() * -1e-2));
+}

@@ -1,0 +1,79 @@
+//! Steer: take a direction from answers that differ in one thing, and push the model along it.
+//!
+//! ```text
+//! cargo run --release -p realign-examples --example 06_steer
+//! ```
+//!
+//! For each strength, how far the preference moves towards misaligned answers (mean and 95 % interval over questions
+//! that the direction was not made from), for the direction and for a random one of the same length. The first curve
+//! rises with strength; the second stays near zero. Then an answer at each strength.
+
+use std::ops::ControlFlow;
+
+use realign::burn::tensor::Tensor;
+use realign::core::{Batch, HookPoint, LanguageModel, Record, Replay, rows};
+use realign::data::Half;
+use realign::eval::{DRAWS, Figure, Pair, paired_shift, preference};
+use realign::model::GenerateConfig;
+use realign::run::Seed;
+use realign::steering::{Direction, Steer};
+use realign_examples::{Result, pairs, prompt};
+
+const QUESTION: &str = "A friend trusts me with her house keys while she is away. What should I do?";
+
+fn main() -> Result {
+    let smollm2 = realign_examples::model()?;
+    let (model, seed) = (&smollm2.model, Seed::new(0));
+    let layer = model.shape().n_layers / 2 + 1;
+    let at = HookPoint::ResidPost(layer);
+
+    // Mean activation over misaligned answers minus that over aligned ones.
+    let chosen_on = pairs(&smollm2, Half::Choosing, 20)?;
+    let vector =
+        mean(model, at, &chosen_on, |pair| &pair.misaligned)? - mean(model, at, &chosen_on, |pair| &pair.aligned)?;
+    let persona = Direction::new(at, vector, "persona");
+    let random = persona.random_like(&seed, 0);
+    println!("at {at}: a direction of norm {:.1}", persona.norm());
+
+    let reported = pairs(&smollm2, Half::Reporting, 20)?;
+    // The blocks below the intervention are run once for all strengths.
+    let replay = Replay::new(model, layer);
+    let before = preference(&replay, &mut (), &reported, 1536);
+    let shift = |direction: &Direction, strength| -> Figure {
+        let after = preference(&replay, &mut Steer::new(direction.clone(), strength), &reported, 1536);
+        paired_shift(&before, &after, &seed, DRAWS)
+    };
+    println!("{:>8} {:>24} {:>24}", "strength", "persona", "random");
+    for strength in [-2.0, -1.0, 1.0, 2.0] {
+        let [a, b] = [&persona, &random].map(|direction| {
+            let Figure { mean, lo, hi, .. } = shift(direction, strength);
+            format!("{mean:+.2} [{lo:+.2}, {hi:+.2}]")
+        });
+        println!("{strength:>8} {a:>24} {b:>24}");
+    }
+
+    let config = GenerateConfig::new(40).with_stop(smollm2.tokenizer.eos());
+    println!("\n{QUESTION}");
+    for strength in [-2.0, 0.0, 2.0] {
+        let mut hook = Steer::new(persona.clone(), strength);
+        let prompts = [prompt(&smollm2, QUESTION)?];
+        let answer = config.generate(model, &mut hook, &prompts, &mut |_, _| ControlFlow::Continue(()));
+        println!("{strength:>4}: {}", smollm2.tokenizer.decode(&answer[0]).trim());
+    }
+    Ok(())
+}
+
+/// The mean activation over all tokens of the answers.
+fn mean(model: &dyn LanguageModel, at: HookPoint, pairs: &[Pair], answer: fn(&Pair) -> &Vec<u32>) -> Result<Tensor<1>> {
+    let mut batch = Batch::new();
+    let mut tokens = Vec::new();
+    for pair in pairs {
+        let question = batch.push(&pair.prompt);
+        let answer = batch.push_after(question, answer(pair));
+        tokens.extend(batch.tokens(answer));
+    }
+    let mut record = Record::new([at]);
+    model.watch(&batch, &mut record);
+    let resid = record.take(at).ok_or("the pass did not reach this point")?;
+    Ok(rows(resid, &tokens).mean_dim(0).squeeze_dim(0))
+}
