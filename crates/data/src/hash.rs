@@ -15,6 +15,9 @@ pub fn hash_bytes(bytes: &[u8]) -> String {
 /// If the file cannot be read.
 pub fn file_hash(path: impl AsRef<Path>) -> Result<String, Error> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| Error::Io {
+        path: path.to_path_buf(),
+        source,
+    })?;
     Ok(hash_bytes(&bytes))
 }

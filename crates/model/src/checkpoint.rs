@@ -86,9 +86,7 @@ impl Checkpoint {
     pub fn config(&self) -> Result<LlamaConfig> {
         match &self.source {
             Source::Gguf { config, .. } => Ok(config.clone()),
-            Source::Safetensors(_) => {
-                LlamaConfig::from_file(&self.path.with_file_name("config.json"))
-            }
+            Source::Safetensors(_) => LlamaConfig::from_file(&self.path.with_file_name("config.json")),
         }
     }
 
@@ -99,10 +97,7 @@ impl Checkpoint {
                 .tensors()
                 .map(|(name, _)| hf_name(name).unwrap_or_else(|| name.into()))
                 .collect(),
-            Source::Safetensors(shards) => shards
-                .iter()
-                .flat_map(|shard| shard.tensors.keys().cloned())
-                .collect(),
+            Source::Safetensors(shards) => shards.iter().flat_map(|shard| shard.tensors.keys().cloned()).collect(),
         };
         names.sort();
         names
@@ -158,10 +153,7 @@ impl Checkpoint {
                 .metadata()
                 .map(|(key, value)| (key.to_owned(), value.to_string()))
                 .collect(),
-            Source::Safetensors(shards) => shards
-                .iter()
-                .flat_map(|shard| shard.metadata.clone())
-                .collect(),
+            Source::Safetensors(shards) => shards.iter().flat_map(|shard| shard.metadata.clone()).collect(),
         }
     }
 
@@ -274,12 +266,7 @@ fn open_shards(index: &Path, access: Access) -> Result<Vec<Shard>> {
             ));
         }
         if !index.with_file_name(name).is_file() {
-            return Err(Error::format(
-                index,
-                "weight_map",
-                format!("a file `{name}`"),
-                "none",
-            ));
+            return Err(Error::format(index, "weight_map", format!("a file `{name}`"), "none"));
         }
     }
     let mut shards = Vec::new();
@@ -289,12 +276,7 @@ fn open_shards(index: &Path, access: Access) -> Result<Vec<Shard>> {
         for tensor in shard.tensors.keys() {
             if let Some(other) = owner.insert(tensor.clone(), name.clone()) {
                 let found = format!("it in {other} and {name}");
-                return Err(Error::format(
-                    index,
-                    tensor.clone(),
-                    "a tensor in one file",
-                    found,
-                ));
+                return Err(Error::format(index, tensor.clone(), "a tensor in one file", found));
             }
         }
         shards.push(shard);
@@ -313,12 +295,7 @@ fn open_shards(index: &Path, access: Access) -> Result<Vec<Shard>> {
         }
     }
     if shards.is_empty() {
-        return Err(Error::format(
-            index,
-            "weight_map",
-            "at least one tensor",
-            "none",
-        ));
+        return Err(Error::format(index, "weight_map", "at least one tensor", "none"));
     }
     Ok(shards)
 }
@@ -430,10 +407,7 @@ mod tests {
             (r#""a":"C:\\x""#, "drive"),
             (r#""a":"\\\\host\\x""#, "UNC"),
             (r#""a":"absent.safetensors""#, "absent.safetensors"),
-            (
-                r#""a":"one.safetensors","c":"both.safetensors""#,
-                "it in both",
-            ),
+            (r#""a":"one.safetensors","c":"both.safetensors""#, "it in both"),
             (
                 r#""z":"one.safetensors""#,
                 "z: expected a tensor in one.safetensors, found none",
@@ -453,10 +427,7 @@ mod tests {
         for name in names {
             assert_eq!(hf_name(&gguf_name(name).unwrap()).unwrap(), name);
         }
-        assert_eq!(
-            gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"),
-            None
-        );
+        assert_eq!(gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"), None);
     }
 
     #[test]
@@ -476,28 +447,18 @@ mod tests {
         ] {
             writer = writer.meta(&format!("llama.{key}"), Meta::U32(value));
         }
-        let rows = |order: &[usize]| -> Vec<f32> {
-            order.iter().flat_map(|&row| [row as f32; 8]).collect()
-        };
+        let rows = |order: &[usize]| -> Vec<f32> { order.iter().flat_map(|&row| [row as f32; 8]).collect() };
         let bytes = writer
             .tensor_f32("token_embd.weight", &[1, 8], &[0.0; 8])
-            .tensor_f32(
-                "blk.0.attn_q.weight",
-                &[8, 8],
-                &rows(&[0, 2, 1, 3, 4, 6, 5, 7]),
-            )
+            .tensor_f32("blk.0.attn_q.weight", &[8, 8], &rows(&[0, 2, 1, 3, 4, 6, 5, 7]))
             .tensor_f32("blk.0.attn_k.weight", &[4, 8], &rows(&[0, 2, 1, 3]))
             .finish();
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("m.gguf"), bytes).unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
-        let q = checkpoint
-            .tensor("model.layers.0.self_attn.q_proj.weight")
-            .unwrap();
+        let q = checkpoint.tensor("model.layers.0.self_attn.q_proj.weight").unwrap();
         assert_eq!(q, (vec![8, 8], rows(&[0, 1, 2, 3, 4, 5, 6, 7])));
-        let k = checkpoint
-            .tensor("model.layers.0.self_attn.k_proj.weight")
-            .unwrap();
+        let k = checkpoint.tensor("model.layers.0.self_attn.k_proj.weight").unwrap();
         assert_eq!(k, (vec![4, 8], rows(&[0, 1, 2, 3])));
         assert!(checkpoint.config().unwrap().tied);
     }

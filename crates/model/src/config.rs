@@ -76,13 +76,10 @@ impl LlamaConfig {
     /// # Errors
     /// As [`LlamaConfig::from_file`].
     pub fn from_json(json: &[u8], path: &Path) -> Result<Self> {
-        let architecture: serde_json::Value = serde_json::from_slice(json)
-            .map_err(|e| Error::format(path, "JSON", "one object", e.to_string()))?;
+        let architecture: serde_json::Value =
+            serde_json::from_slice(json).map_err(|e| Error::format(path, "JSON", "one object", e.to_string()))?;
         // Asked first: another architecture lacks fields of this one, which would be said instead.
-        match architecture
-            .get("model_type")
-            .and_then(|kind| kind.as_str())
-        {
+        match architecture.get("model_type").and_then(|kind| kind.as_str()) {
             Some("llama") => {}
             Some(other) => return Err(Error::format(path, "model_type", SUPPORTED, other)),
             None => return Err(Error::format(path, "model_type", SUPPORTED, "no text")),
@@ -97,11 +94,7 @@ impl LlamaConfig {
             )
         })?;
         hf.check_options(path)?;
-        let theta = match hf
-            .rope_parameters
-            .as_ref()
-            .and_then(|rope| rope.get("rope_theta"))
-        {
+        let theta = match hf.rope_parameters.as_ref().and_then(|rope| rope.get("rope_theta")) {
             Some(theta) => theta.as_f64(),
             None => Some(hf.rope_theta.unwrap_or(10_000.0)),
         };
@@ -134,12 +127,7 @@ impl LlamaConfig {
             Some("llama") => {}
             other => {
                 let found = other.unwrap_or("no such key");
-                return Err(Error::format(
-                    path,
-                    "general.architecture",
-                    SUPPORTED,
-                    found,
-                ));
+                return Err(Error::format(path, "general.architecture", SUPPORTED, found));
             }
         }
         let need = |key: &str| {
@@ -154,12 +142,7 @@ impl LlamaConfig {
         let vocab = gguf.integer("llama.vocab_size")?.unwrap_or(rows);
         if vocab != rows {
             let expected = format!("{vocab} rows (llama.vocab_size)");
-            return Err(Error::format(
-                path,
-                "token_embd.weight",
-                expected,
-                rows.to_string(),
-            ));
+            return Err(Error::format(path, "token_embd.weight", expected, rows.to_string()));
         }
         check_tokens(gguf, vocab)?;
         let n_heads = need("llama.attention.head_count")?;
@@ -170,9 +153,7 @@ impl LlamaConfig {
             n_layers: need("llama.block_count")?,
             d_model: need("llama.embedding_length")?,
             n_heads,
-            n_kv_heads: gguf
-                .integer("llama.attention.head_count_kv")?
-                .unwrap_or(n_heads),
+            n_kv_heads: gguf.integer("llama.attention.head_count_kv")?.unwrap_or(n_heads),
             d_head,
             d_mlp: need("llama.feed_forward_length")?,
             vocab,
@@ -203,17 +184,9 @@ impl LlamaConfig {
 impl HfConfig {
     fn check_options(&self, path: &Path) -> Result<()> {
         debug_assert_eq!(self.model_type, "llama");
-        for (name, on) in [
-            ("attention_bias", self.attention_bias),
-            ("mlp_bias", self.mlp_bias),
-        ] {
+        for (name, on) in [("attention_bias", self.attention_bias), ("mlp_bias", self.mlp_bias)] {
             if on {
-                return Err(Error::format(
-                    path,
-                    name,
-                    "false (biases are not implemented)",
-                    "true",
-                ));
+                return Err(Error::format(path, name, "false (biases are not implemented)", "true"));
             }
         }
         if let Some(act) = self.hidden_act.as_deref().filter(|act| *act != "silu") {
@@ -227,10 +200,7 @@ impl HfConfig {
             let kind = value.get("rope_type").or_else(|| value.get("type"));
             if kind.is_none_or(|kind| kind != "default") {
                 let expected = "null or type `default` (rope scaling is not implemented)";
-                let found = kind
-                    .and_then(|kind| kind.as_str())
-                    .unwrap_or("no type")
-                    .to_owned();
+                let found = kind.and_then(|kind| kind.as_str()).unwrap_or("no type").to_owned();
                 return Err(Error::format(path, name, expected, found));
             }
         }
@@ -298,9 +268,7 @@ const GGUF_NAMES: Names = Names {
 impl Shape<'_> {
     fn check(self) -> Result<LlamaConfig> {
         let names = self.names;
-        let fail = |field: &str, expected: String, found: String| {
-            Err(Error::format(self.path, field, expected, found))
-        };
+        let fail = |field: &str, expected: String, found: String| Err(Error::format(self.path, field, expected, found));
         // Far above any published model, far below what overflows a product of two of them.
         for (field, value, most) in [
             (names.n_layers, self.n_layers, 1 << 10),
@@ -339,11 +307,7 @@ impl Shape<'_> {
             );
         }
         if !(self.rms_eps > 0.0 && self.rms_eps < 1.0) {
-            return fail(
-                names.rms_eps,
-                "between 0 and 1".into(),
-                self.rms_eps.to_string(),
-            );
+            return fail(names.rms_eps, "between 0 and 1".into(), self.rms_eps.to_string());
         }
         Ok(LlamaConfig {
             n_layers: self.n_layers as usize,
@@ -365,24 +329,11 @@ fn refuse_gguf_options(gguf: &Gguf) -> Result<()> {
     let path = gguf.path();
     if let Some(n) = gguf.integer("llama.expert_count")?.filter(|&n| n > 0) {
         let expected = "none (mixtures of experts are not implemented)";
-        return Err(Error::format(
-            path,
-            "llama.expert_count",
-            expected,
-            n.to_string(),
-        ));
+        return Err(Error::format(path, "llama.expert_count", expected, n.to_string()));
     }
-    if let Some(kind) = gguf
-        .text("llama.rope.scaling.type")?
-        .filter(|kind| *kind != "none")
-    {
+    if let Some(kind) = gguf.text("llama.rope.scaling.type")?.filter(|kind| *kind != "none") {
         let expected = "`none` (rope scaling is not implemented)";
-        return Err(Error::format(
-            path,
-            "llama.rope.scaling.type",
-            expected,
-            kind,
-        ));
+        return Err(Error::format(path, "llama.rope.scaling.type", expected, kind));
     }
     for (name, what) in [
         ("rope_freqs.weight", "rope scaling is not implemented"),
@@ -390,12 +341,7 @@ fn refuse_gguf_options(gguf: &Gguf) -> Result<()> {
         ("blk.0.ffn_up.bias", "biases are not implemented"),
     ] {
         if gguf.tensor(name).is_some() {
-            return Err(Error::format(
-                path,
-                name,
-                format!("no such tensor ({what})"),
-                "one",
-            ));
+            return Err(Error::format(path, name, format!("no such tensor ({what})"), "one"));
         }
     }
     Ok(())
@@ -466,10 +412,7 @@ mod tests {
                 Meta::U32(if change == "bos" { value } else { 1 }),
             )
             .tensor_f32("token_embd.weight", &[3, 64], &[0.0; 192]);
-        LlamaConfig::from_gguf(&Gguf::parse(FileBytes::from_vec(
-            "t.gguf",
-            writer.finish(),
-        ))?)
+        LlamaConfig::from_gguf(&Gguf::parse(FileBytes::from_vec("t.gguf", writer.finish()))?)
     }
 
     #[test]
@@ -481,21 +424,10 @@ mod tests {
 
     #[test]
     fn a_wrong_type_names_its_field() {
-        for bad in [
-            "1e308",
-            "-1",
-            "\"32\"",
-            "NaN",
-            "[[[[]]]]",
-            "0",
-            "1000000000",
-        ] {
+        for bad in ["1e308", "-1", "\"32\"", "NaN", "[[[[]]]]", "0", "1000000000"] {
             let error = json("300", bad).unwrap_err().to_string();
             assert!(error.starts_with("config.json: "), "{bad}: {error}");
-            assert!(
-                bad == "NaN" || error.contains("vocab_size"),
-                "{bad}: {error}"
-            );
+            assert!(bad == "NaN" || error.contains("vocab_size"), "{bad}: {error}");
         }
         let deep = format!("{{\"model_type\": {}", "[".repeat(1 << 20));
         assert!(LlamaConfig::from_json(deep.as_bytes(), Path::new("c")).is_err());
@@ -514,49 +446,23 @@ mod tests {
                 "\"rope_scaling\": {\"rope_type\": \"yarn\"}",
                 "yarn",
             ),
-            (
-                "\"rope_scaling\": null",
-                "\"attention_bias\": true",
-                "attention_bias",
-            ),
+            ("\"rope_scaling\": null", "\"attention_bias\": true", "attention_bias"),
             ("\"rope_scaling\": null", "\"mlp_bias\": true", "mlp_bias"),
-            (
-                "\"rope_scaling\": null",
-                "\"hidden_act\": \"gelu\"",
-                "hidden_act",
-            ),
+            ("\"rope_scaling\": null", "\"hidden_act\": \"gelu\"", "hidden_act"),
         ] {
             let error = json(from, to).unwrap_err().to_string();
             assert!(error.contains(word), "{word}: {error}");
         }
-        assert!(
-            json(
-                "\"rope_scaling\": null",
-                "\"rope_scaling\": {\"type\": \"default\"}"
-            )
-            .is_ok()
-        );
+        assert!(json("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"default\"}").is_ok());
     }
 
     #[test]
     fn metadata_that_describes_no_model_is_refused() {
         for (key, value, word) in [
-            (
-                "block_count",
-                1_000_000_000,
-                "llama.block_count: expected 1 to 1024",
-            ),
+            ("block_count", 1_000_000_000, "llama.block_count: expected 1 to 1024"),
             ("attention.head_count", 0, "llama.attention.head_count"),
-            (
-                "attention.head_count_kv",
-                8,
-                "a divisor of the 4 query heads, found 8",
-            ),
-            (
-                "embedding_length",
-                66,
-                "a multiple of the 4 heads, found 66",
-            ),
+            ("attention.head_count_kv", 8, "a divisor of the 4 query heads, found 8"),
+            ("embedding_length", 66, "a multiple of the 4 heads, found 66"),
             ("rope.dimension_count", 15, "llama.rope.dimension_count"),
             ("context_length", 0, "llama.context_length"),
             ("tokens", 2, "tokenizer.ggml.tokens: expected an array of 3"),

@@ -117,10 +117,7 @@ fn open_regular(path: &Path) -> Result<(File, u64)> {
         };
         return Err(Error::format(path, "kind", "a regular file", found));
     }
-    Ok((
-        File::open(path).map_err(Error::io(path, "open"))?,
-        about.len(),
-    ))
+    Ok((File::open(path).map_err(Error::io(path, "open"))?, about.len()))
 }
 
 fn read(file: File, path: &Path, length: u64) -> Result<Vec<u8>> {
@@ -169,17 +166,11 @@ mod tests {
     fn a_folder_and_an_oversized_file_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let error = read_small(folder.path(), 10).unwrap_err().to_string();
-        assert!(
-            error.contains("expected a regular file, found a folder"),
-            "{error}"
-        );
+        assert!(error.contains("expected a regular file, found a folder"), "{error}");
         let file = folder.path().join("big");
         std::fs::write(&file, [0; 11]).unwrap();
         let error = read_small(&file, 10).unwrap_err().to_string();
-        assert!(
-            error.contains("at most 10 bytes, found 11 bytes"),
-            "{error}"
-        );
+        assert!(error.contains("at most 10 bytes, found 11 bytes"), "{error}");
     }
 
     #[cfg(unix)]

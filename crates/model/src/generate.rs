@@ -29,7 +29,14 @@ pub struct GenerateConfig {
 impl GenerateConfig {
     /// Greedy decoding without stop tokens.
     pub fn new(max_new_tokens: usize) -> Self {
-        Self { max_new_tokens, temperature: 0.0, top_k: None, top_p: None, stop: Vec::new(), seed: 0 }
+        Self {
+            max_new_tokens,
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            stop: Vec::new(),
+            seed: 0,
+        }
     }
 
     /// Samples at this temperature.
@@ -86,7 +93,11 @@ impl GenerateConfig {
         for (i, prompt) in prompts.iter().enumerate() {
             let prompt = prompt.as_ref();
             assert!(!prompt.is_empty(), "generate: prompt {i} is empty");
-            assert!(prompt.len() <= context, "generate: prompt {i} has {} tokens, the context {context}", prompt.len());
+            assert!(
+                prompt.len() <= context,
+                "generate: prompt {i} has {} tokens, the context {context}",
+                prompt.len()
+            );
             batch.push_cached(i, 0, prompt);
         }
         for step in 0..self.max_new_tokens {
@@ -122,12 +133,19 @@ impl GenerateConfig {
         let vocab = logits.dims()[1];
         let logits = logits.into_data().try_into_vec::<f32>().expect("logits are f32");
         let draws: Vec<f64> = live.iter().map(|&i| rngs[i].random()).collect();
-        logits.par_chunks_exact(vocab).zip(draws).map(|(row, draw)| self.pick(row, draw)).collect()
+        logits
+            .par_chunks_exact(vocab)
+            .zip(draws)
+            .map(|(row, draw)| self.pick(row, draw))
+            .collect()
     }
 
     fn pick(&self, logits: &[f32], draw: f64) -> u32 {
         let likeliest = || {
-            let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best });
+            let best = logits.iter().enumerate().fold(
+                (0, f32::NEG_INFINITY),
+                |best, (i, &x)| if x > best.1 { (i, x) } else { best },
+            );
             best.0 as u32
         };
         if self.temperature <= 0.0 {

@@ -55,16 +55,9 @@ pub enum GgufValue<'a> {
 /// A metadata value, still as bytes of the file.
 #[derive(Clone, Debug)]
 enum Entry {
-    Scalar {
-        kind: ValueKind,
-        at: usize,
-    },
+    Scalar { kind: ValueKind, at: usize },
     Text(Range<usize>),
-    Array {
-        kind: ValueKind,
-        at: usize,
-        len: usize,
-    },
+    Array { kind: ValueKind, at: usize, len: usize },
     Texts(Vec<Range<usize>>),
 }
 
@@ -156,9 +149,7 @@ impl Gguf {
 
     /// Every tensor, sorted by its GGUF name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &GgufTensor)> {
-        self.tensors
-            .iter()
-            .map(|(name, tensor)| (name.as_str(), tensor))
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// The tensor of this GGUF name.
@@ -175,11 +166,7 @@ impl Gguf {
     ///
     /// # Panics
     /// When `source` leaves the tensor's rows.
-    pub fn dequantise(
-        &self,
-        tensor: &GgufTensor,
-        source: impl Fn(usize) -> usize + Sync,
-    ) -> Vec<f32> {
+    pub fn dequantise(&self, tensor: &GgufTensor, source: impl Fn(usize) -> usize + Sync) -> Vec<f32> {
         let width = tensor.width();
         let row_bytes = width / tensor.kind.block_len() * tensor.kind.block_bytes();
         let bytes = self.tensor_bytes(tensor);
@@ -261,12 +248,7 @@ impl Gguf {
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&[u8]>>> {
         match self.metadata.get(key) {
             None => Ok(None),
-            Some(Entry::Texts(ranges)) => Ok(Some(
-                ranges
-                    .iter()
-                    .map(|range| &self.bytes[range.clone()])
-                    .collect(),
-            )),
+            Some(Entry::Texts(ranges)) => Ok(Some(ranges.iter().map(|range| &self.bytes[range.clone()]).collect())),
             Some(Entry::Array { len: 0, .. }) => Ok(Some(Vec::new())),
             Some(entry) => Err(self.mismatch(key, "an array of texts", &self.resolve(entry))),
         }
@@ -310,9 +292,7 @@ impl Gguf {
         word[..bytes.len()].copy_from_slice(bytes);
         let word = u64::from_le_bytes(word);
         match kind {
-            ValueKind::U8 | ValueKind::U16 | ValueKind::U32 | ValueKind::U64 => {
-                GgufValue::Unsigned(word)
-            }
+            ValueKind::U8 | ValueKind::U16 | ValueKind::U32 | ValueKind::U64 => GgufValue::Unsigned(word),
             ValueKind::I8 => GgufValue::Signed(i64::from(word as i8)),
             ValueKind::I16 => GgufValue::Signed(i64::from(word as i16)),
             ValueKind::I32 => GgufValue::Signed(i64::from(word as i32)),
@@ -352,9 +332,7 @@ impl fmt::Display for GgufValue<'_> {
 impl ValueKind {
     fn from_id(id: u32) -> Option<Self> {
         use ValueKind::*;
-        let all = [
-            U8, I8, U16, I16, U32, I32, F32, Bool, Text, Array, U64, I64, F64,
-        ];
+        let all = [U8, I8, U16, I16, U32, I32, F32, Bool, Text, Array, U64, I64, F64];
         all.get(id as usize).copied()
     }
 
@@ -387,12 +365,7 @@ struct Described {
 
 impl Reader<'_> {
     fn fail<T>(&self, field: &str, expected: &str, found: impl Into<String>) -> Result<T> {
-        Err(Error::format(
-            self.path,
-            crate::error::clip(field),
-            expected,
-            found,
-        ))
+        Err(Error::format(self.path, crate::error::clip(field), expected, found))
     }
 
     fn left(&self) -> usize {
@@ -470,10 +443,7 @@ impl Reader<'_> {
 
     fn kind(&mut self, key: &str) -> Result<ValueKind> {
         let id = self.u32(key)?;
-        ValueKind::from_id(id).map_or_else(
-            || self.fail(key, "a value type from 0 to 12", id.to_string()),
-            Ok,
-        )
+        ValueKind::from_id(id).map_or_else(|| self.fail(key, "a value type from 0 to 12", id.to_string()), Ok)
     }
 
     fn entry(&mut self, key: &str) -> Result<Entry> {
@@ -484,9 +454,7 @@ impl Reader<'_> {
                 let count = self.u64(key)?;
                 let len = self.count(key, count, kind.size())?;
                 match kind {
-                    ValueKind::Array => {
-                        self.fail(key, "an array of numbers or texts", "an array of arrays")
-                    }
+                    ValueKind::Array => self.fail(key, "an array of numbers or texts", "an array of arrays"),
                     ValueKind::Text => {
                         let mut ranges = Vec::with_capacity(len);
                         for _ in 0..len {
@@ -508,10 +476,7 @@ impl Reader<'_> {
             kind => {
                 let range = self.take(kind.size() as u64, key)?;
                 self.bools(key, kind, range.clone())?;
-                Ok(Entry::Scalar {
-                    kind,
-                    at: range.start,
-                })
+                Ok(Entry::Scalar { kind, at: range.start })
             }
         }
     }
@@ -523,9 +488,7 @@ impl Reader<'_> {
 
     fn bools(&self, key: &str, kind: ValueKind, range: Range<usize>) -> Result<()> {
         match self.bytes[range].iter().find(|&&byte| byte > 1) {
-            Some(byte) if kind == ValueKind::Bool => {
-                self.fail(key, "a bool of 0 or 1", byte.to_string())
-            }
+            Some(byte) if kind == ValueKind::Bool => self.fail(key, "a bool of 0 or 1", byte.to_string()),
             _ => Ok(()),
         }
     }
@@ -546,10 +509,7 @@ impl Reader<'_> {
         shape.reverse();
         let id = self.u32(name)?;
         let Some(kind) = GgmlType::from_id(id) else {
-            let known: Vec<_> = GgmlType::ALL
-                .iter()
-                .map(|kind| format!("{kind:?}"))
-                .collect();
+            let known: Vec<_> = GgmlType::ALL.iter().map(|kind| format!("{kind:?}")).collect();
             let expected = format!("a tensor type of {}", known.join(", "));
             return self.fail(name, &expected, format!("type {id} ({})", type_name(id)));
         };
@@ -561,11 +521,7 @@ impl Reader<'_> {
         let elements = shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
         let size = elements.and_then(|n| (n / kind.block_len()).checked_mul(kind.block_bytes()));
         let Some(size) = size.filter(|&size| size <= self.bytes.len()) else {
-            return self.fail(
-                name,
-                "a shape that fits into the file",
-                format!("{shape:?}"),
-            );
+            return self.fail(name, "a shape that fits into the file", format!("{shape:?}"));
         };
         let offset = self.u64(name)?;
         Ok(Described {
@@ -615,9 +571,7 @@ fn place(
         },
     ) in described
     {
-        let start = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| data.checked_add(offset));
+        let start = usize::try_from(offset).ok().and_then(|offset| data.checked_add(offset));
         let range = start.and_then(|start| Some(start..start.checked_add(size)?));
         if !offset.is_multiple_of(alignment as u64) {
             let expected = format!("an offset that is a multiple of {alignment}");
@@ -636,11 +590,7 @@ fn place(
     for pair in order.windows(2) {
         let [(before, first), (name, second)] = [pair[0], pair[1]];
         if first.range.end > second.range.start {
-            return reader.fail(
-                name,
-                "bytes of its own",
-                format!("bytes shared with {before}"),
-            );
+            return reader.fail(name, "bytes of its own", format!("bytes shared with {before}"));
         }
     }
     Ok(tensors)
@@ -720,17 +670,11 @@ mod tests {
         let gguf = parse(small()).unwrap();
         assert_eq!(gguf.integer("a.number").unwrap(), Some(7));
         assert_eq!(gguf.text("a.text").unwrap(), Some("hello"));
-        assert_eq!(
-            gguf.texts("a.list").unwrap().unwrap(),
-            [&b"one"[..], &[0xff]]
-        );
+        assert_eq!(gguf.texts("a.list").unwrap().unwrap(), [&b"one"[..], &[0xff]]);
         assert_eq!(gguf.integers("a.kinds").unwrap().unwrap(), [1, -3]);
         let m = gguf.tensor("m").unwrap();
         assert_eq!(m.shape, [2, 3]);
-        assert_eq!(
-            gguf.dequantise(m, |row| 1 - row),
-            [4.0, 5.0, 6.0, 1.0, 2.0, 3.0]
-        );
+        assert_eq!(gguf.dequantise(m, |row| 1 - row), [4.0, 5.0, 6.0, 1.0, 2.0, 3.0]);
         assert_eq!(
             gguf.dequantise(gguf.tensor("h").unwrap(), |row| row),
             [0.5, -1.0, 2.0, 0.0]
@@ -744,16 +688,8 @@ mod tests {
 
     #[test]
     fn what_is_no_gguf_says_so() {
-        for bytes in [
-            &b""[..],
-            b"G",
-            b"text file",
-            b"\x1f\x8b\x08\0GGUF and more, gzipped",
-        ] {
-            assert!(
-                refused(bytes.to_vec()).contains("magic: expected `GGUF`"),
-                "{bytes:?}"
-            );
+        for bytes in [&b""[..], b"G", b"text file", b"\x1f\x8b\x08\0GGUF and more, gzipped"] {
+            assert!(refused(bytes.to_vec()).contains("magic: expected `GGUF`"), "{bytes:?}");
         }
         for len in [4, 7, 23] {
             let cut = raw(0, 0, &[])[..len].to_vec();
@@ -767,10 +703,7 @@ mod tests {
             let mut bytes = raw(0, 0, &[]);
             bytes[4..8].copy_from_slice(&version.to_le_bytes());
             let error = refused(bytes);
-            assert!(
-                error.contains(&format!("expected 2 or 3, found {version}")),
-                "{error}"
-            );
+            assert!(error.contains(&format!("expected 2 or 3, found {version}")), "{error}");
         }
         let mut bytes = raw(0, 0, &[]);
         bytes[4..8].copy_from_slice(&3u32.to_be_bytes());
@@ -790,12 +723,7 @@ mod tests {
             &(1u64 << 30).to_le_bytes(),
         ];
         assert!(refused(raw(0, 1, &huge)).contains("k: expected at most"));
-        let one_past = [
-            &text("k")[..],
-            &8u32.to_le_bytes(),
-            &5u64.to_le_bytes(),
-            b"four",
-        ];
+        let one_past = [&text("k")[..], &8u32.to_le_bytes(), &5u64.to_le_bytes(), b"four"];
         assert!(refused(raw(0, 1, &one_past)).contains("k: expected 5 more bytes"));
     }
 
@@ -811,26 +739,17 @@ mod tests {
         assert!(refused(raw(0, 1, &thirteen)).contains("value type from 0 to 12, found 13"));
         let two = [&text("k")[..], &7u32.to_le_bytes(), &[2]];
         assert!(refused(raw(0, 1, &two)).contains("a bool of 0 or 1, found 2"));
-        let key = [
-            &3u64.to_le_bytes()[..],
-            &[0xff, 0xfe, 0xfd],
-            &7u32.to_le_bytes(),
-            &[1],
-        ];
+        let key = [&3u64.to_le_bytes()[..], &[0xff, 0xfe, 0xfd], &7u32.to_le_bytes(), &[1]];
         assert!(refused(raw(0, 1, &key)).contains("UTF-8 name"));
     }
 
     #[test]
     fn an_alignment_is_a_power_of_two() {
         for value in [0u32, 3, 1 << 31] {
-            let bytes = GgufWriter::new()
-                .meta("general.alignment", Meta::U32(value))
-                .finish();
+            let bytes = GgufWriter::new().meta("general.alignment", Meta::U32(value)).finish();
             assert!(refused(bytes).contains("general.alignment"), "{value}");
         }
-        let bytes = GgufWriter::new()
-            .meta("general.alignment", Meta::Text("32"))
-            .finish();
+        let bytes = GgufWriter::new().meta("general.alignment", Meta::Text("32")).finish();
         assert!(refused(bytes).contains("general.alignment"));
     }
 

@@ -176,25 +176,15 @@ fn scale_and_min(j: usize, s: &[u8]) -> (f32, f32) {
     let (scale, min) = if j < 4 {
         (s[j] & 63, s[j + 4] & 63)
     } else {
-        (
-            s[j + 4] & 15 | (s[j - 4] >> 6) << 4,
-            s[j + 4] >> 4 | (s[j] >> 6) << 4,
-        )
+        (s[j + 4] & 15 | (s[j - 4] >> 6) << 4, s[j + 4] >> 4 | (s[j] >> 6) << 4)
     };
     (f32::from(scale), f32::from(min))
 }
 
 fn q4_k(b: &[u8], out: &mut [f32]) {
     let (d, dmin, scales) = (scale(b, 0), scale(b, 2), &b[4..16]);
-    for (pair, (quants, values)) in b[16..]
-        .chunks_exact(32)
-        .zip(out.chunks_exact_mut(64))
-        .enumerate()
-    {
-        let (low, top) = (
-            scale_and_min(2 * pair, scales),
-            scale_and_min(2 * pair + 1, scales),
-        );
+    for (pair, (quants, values)) in b[16..].chunks_exact(32).zip(out.chunks_exact_mut(64)).enumerate() {
+        let (low, top) = (scale_and_min(2 * pair, scales), scale_and_min(2 * pair + 1, scales));
         for (j, &q) in quants.iter().enumerate() {
             values[j] = d * low.0 * f32::from(q & 15) - dmin * low.1;
             values[j + 32] = d * top.0 * f32::from(q >> 4) - dmin * top.1;
@@ -204,15 +194,8 @@ fn q4_k(b: &[u8], out: &mut [f32]) {
 
 fn q5_k(b: &[u8], out: &mut [f32]) {
     let (d, dmin, scales, high) = (scale(b, 0), scale(b, 2), &b[4..16], &b[16..48]);
-    for (pair, (quants, values)) in b[48..]
-        .chunks_exact(32)
-        .zip(out.chunks_exact_mut(64))
-        .enumerate()
-    {
-        let (low, top) = (
-            scale_and_min(2 * pair, scales),
-            scale_and_min(2 * pair + 1, scales),
-        );
+    for (pair, (quants, values)) in b[48..].chunks_exact(32).zip(out.chunks_exact_mut(64)).enumerate() {
+        let (low, top) = (scale_and_min(2 * pair, scales), scale_and_min(2 * pair + 1, scales));
         for (j, &q) in quants.iter().enumerate() {
             let fifth_low = (high[j] >> (2 * pair) & 1) << 4;
             let fifth_top = (high[j] >> (2 * pair + 1) & 1) << 4;
@@ -227,8 +210,7 @@ fn q6_k(b: &[u8], out: &mut [f32]) {
     for (half, values) in out.chunks_exact_mut(128).enumerate() {
         let (low, high, scales) = (&low[64 * half..], &high[32 * half..], &scales[8 * half..]);
         for j in 0..32 {
-            let six =
-                |bits: u8, shift: u32| f32::from((bits | (high[j] >> shift & 3) << 4) as i8 - 32);
+            let six = |bits: u8, shift: u32| f32::from((bits | (high[j] >> shift & 3) << 4) as i8 - 32);
             let d = |group: usize| d * f32::from(scales[j / 16 + 2 * group] as i8);
             values[j] = d(0) * six(low[j] & 15, 0);
             values[j + 32] = d(1) * six(low[j + 32] & 15, 2);

@@ -52,19 +52,11 @@ impl GgufWriter {
     }
 
     pub(crate) fn tensor_f32(self, name: &str, shape: &[usize], values: &[f32]) -> Self {
-        self.tensor(
-            name,
-            shape,
-            0,
-            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        )
+        self.tensor(name, shape, 0, values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
     pub(crate) fn tensor_f16(self, name: &str, shape: &[usize], values: &[f32]) -> Self {
-        let bytes = values
-            .iter()
-            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
-            .collect();
+        let bytes = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
         self.tensor(name, shape, 1, bytes)
     }
 
@@ -80,8 +72,7 @@ impl GgufWriter {
     }
 
     fn tensor(mut self, name: &str, shape: &[usize], kind: u32, bytes: Vec<u8>) -> Self {
-        self.tensors
-            .push((name.to_owned(), shape.to_vec(), kind, bytes));
+        self.tensors.push((name.to_owned(), shape.to_vec(), kind, bytes));
         self
     }
 
@@ -89,10 +80,7 @@ impl GgufWriter {
         let mut out = b"GGUF\x03\0\0\0".to_vec();
         put(
             &mut out,
-            &[
-                &(self.tensors.len() as u64).to_le_bytes(),
-                &self.n_meta.to_le_bytes(),
-            ],
+            &[&(self.tensors.len() as u64).to_le_bytes(), &self.n_meta.to_le_bytes()],
         );
         out.extend(self.meta);
         let mut offset = 0u64;

@@ -52,10 +52,8 @@ impl Hub {
     pub fn from_vars(var: &dyn Fn(&str) -> Option<OsString>) -> Result<Self> {
         let var = |name: &str| var(name).filter(|value| !value.is_empty());
         let text = |name: &str| var(name).and_then(|value| value.into_string().ok());
-        let on = |name: &str| {
-            text(name)
-                .is_some_and(|v| matches!(&*v.to_ascii_lowercase(), "1" | "true" | "yes" | "on"))
-        };
+        let on =
+            |name: &str| text(name).is_some_and(|v| matches!(&*v.to_ascii_lowercase(), "1" | "true" | "yes" | "on"));
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
         let endpoint = endpoint.trim().trim_end_matches('/').to_owned();
         if origin(&endpoint).is_none() {
@@ -64,11 +62,7 @@ impl Hub {
                 "HF_ENDPOINT: expected an address such as https://huggingface.co",
             ));
         }
-        let home = || {
-            var("HOME")
-                .or_else(|| var("USERPROFILE"))
-                .map(PathBuf::from)
-        };
+        let home = || var("HOME").or_else(|| var("USERPROFILE")).map(PathBuf::from);
         let hf_home = var("HF_HOME")
             .map(PathBuf::from)
             .or_else(|| var("XDG_CACHE_HOME").map(|dir| PathBuf::from(dir).join("huggingface")))
@@ -112,13 +106,7 @@ impl Hub {
     /// # Errors
     /// [`Error::Interrupted`] when `progress` says so; [`Error::Hub`] when the hub cannot be reached, refuses, or sends
     /// something else than it announced. Nothing incomplete is ever left under the file's name.
-    pub fn fetch(
-        &self,
-        repo: &str,
-        revision: &str,
-        file: &str,
-        progress: &mut OnBytes<'_>,
-    ) -> Result<PathBuf> {
+    pub fn fetch(&self, repo: &str, revision: &str, file: &str, progress: &mut OnBytes<'_>) -> Result<PathBuf> {
         let url = format!(
             "{}/{repo}/resolve/{}/{}",
             self.endpoint,
@@ -138,12 +126,7 @@ impl Hub {
         let blob = blobs.join(&remote.etag);
         {
             let name = folder.file_name().unwrap_or_default();
-            let _lock = lock(
-                &self.cache.join(".locks").join(name),
-                &remote,
-                file,
-                progress,
-            )?;
+            let _lock = lock(&self.cache.join(".locks").join(name), &remote, file, progress)?;
             if !blob.is_file() {
                 download(&http, &url, &remote, &blob, file, progress)?;
             }
@@ -160,14 +143,22 @@ impl Hub {
         check_names(repo, revision, "-").map_err(|what| hub(&self.endpoint, what))?;
         self.not_offline(&url)?;
         let list = Http::new(&self.endpoint, self.token.as_deref()).json(&url)?;
-        let commit = list.get("sha").and_then(|sha| sha.as_str()).filter(|sha| is_commit(sha));
-        let commit = commit.ok_or_else(|| hub(&url, "sha: expected a commit in hex"))?.to_ascii_lowercase();
+        let commit = list
+            .get("sha")
+            .and_then(|sha| sha.as_str())
+            .filter(|sha| is_commit(sha));
+        let commit = commit
+            .ok_or_else(|| hub(&url, "sha: expected a commit in hex"))?
+            .to_ascii_lowercase();
         let siblings = list.get("siblings").and_then(|s| s.as_array());
         let siblings = siblings.ok_or_else(|| hub(&url, "siblings: expected a list of files"))?;
         let name = |entry: &serde_json::Value| {
             let name = entry.get("rfilename").and_then(|n| n.as_str()).unwrap_or_default();
             match bad_name(name) {
-                Some(bad) => Err(hub(&url, format!("rfilename: the name {:?} {bad}", crate::error::clip(name)))),
+                Some(bad) => Err(hub(
+                    &url,
+                    format!("rfilename: the name {:?} {bad}", crate::error::clip(name)),
+                )),
                 None => Ok(name.to_owned()),
             }
         };
@@ -176,7 +167,11 @@ impl Hub {
 
     /// Notes in the cache which commit a branch or tag is.
     pub(crate) fn set_ref(&self, repo: &str, revision: &str, commit: &str) -> Result<()> {
-        if is_commit(revision) { Ok(()) } else { write_ref(&self.folder(repo).join("refs").join(revision), commit) }
+        if is_commit(revision) {
+            Ok(())
+        } else {
+            write_ref(&self.folder(repo).join("refs").join(revision), commit)
+        }
     }
 
     /// The folder of a revision's files in the cache, where there is one.
@@ -192,8 +187,7 @@ impl Hub {
     }
 
     fn folder(&self, repo: &str) -> PathBuf {
-        self.cache
-            .join(format!("models--{}", repo.replace('/', "--")))
+        self.cache.join(format!("models--{}", repo.replace('/', "--")))
     }
 
     fn not_offline(&self, url: &str) -> Result<()> {
@@ -233,10 +227,7 @@ fn check_names(repo: &str, revision: &str, file: &str) -> Result<(), String> {
 fn encoded(text: &str, keep: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric()
-            || b"-._~".contains(&byte)
-            || keep.as_bytes().contains(&byte)
-        {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || keep.as_bytes().contains(&byte) {
             out.push(char::from(byte));
         } else {
             out.push_str(&format!("%{byte:02X}"));
@@ -254,9 +245,7 @@ fn lock(folder: &Path, remote: &Remote, file: &str, progress: &mut OnBytes<'_>) 
         match held.try_lock() {
             Ok(()) => return Ok(held),
             Err(TryLockError::WouldBlock) if progress(0, Some(remote.size)).is_break() => {
-                return Err(Error::Interrupted {
-                    what: file.to_owned(),
-                });
+                return Err(Error::Interrupted { what: file.to_owned() });
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(200)),
             Err(TryLockError::Error(source)) if source.kind() == ErrorKind::Unsupported => {
@@ -315,10 +304,7 @@ fn download(
                 remove(&part)?;
                 // The beginning may have been another file's.
                 if !resumed || tries >= TRIES {
-                    return Err(hub(
-                        url,
-                        format!("SHA-256: expected {}, found {found}", remote.etag),
-                    ));
+                    return Err(hub(url, format!("SHA-256: expected {}, found {found}", remote.etag)));
                 }
             }
         }
@@ -368,9 +354,7 @@ fn transfer(
         }
         loop {
             if progress(have, Some(remote.size)).is_break() {
-                return Err(Error::Interrupted {
-                    what: file.to_owned(),
-                });
+                return Err(Error::Interrupted { what: file.to_owned() });
             }
             let n = match body.read(&mut buffer) {
                 Ok(0) => break,
@@ -417,11 +401,7 @@ fn link(blob: &Path, snapshot: &Path, file: &str) -> Result<()> {
     let name = blob.file_name().unwrap_or_default();
     let target = format!("{}../../blobs", "../".repeat(file.matches('/').count()));
     let target = Path::new(&target).join(name);
-    let staged = folder.join(format!(
-        ".{}.{}",
-        name.to_string_lossy(),
-        std::process::id()
-    ));
+    let staged = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
     let _ = std::fs::remove_file(&staged);
     #[cfg(unix)]
     let made = std::os::unix::fs::symlink(&target, &staged);
@@ -436,10 +416,8 @@ fn link(blob: &Path, snapshot: &Path, file: &str) -> Result<()> {
 fn write_ref(path: &Path, commit: &str) -> Result<()> {
     let folder = path.parent().unwrap_or(path);
     create_dir(folder)?;
-    let mut file =
-        tempfile::NamedTempFile::new_in(folder).map_err(Error::io(folder, "write into"))?;
-    file.write_all(commit.as_bytes())
-        .map_err(Error::io(path, "write"))?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(folder, "write into"))?;
+    file.write_all(commit.as_bytes()).map_err(Error::io(path, "write"))?;
     file.as_file().sync_all().map_err(Error::io(path, "sync"))?;
     file.persist(path).map_err(|e| Error::Io {
         path: path.to_path_buf(),

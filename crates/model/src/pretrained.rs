@@ -38,12 +38,20 @@ impl Pretrained {
             Some(gguf) => (Tokenizer::from_gguf(gguf)?, ChatTemplate::from_gguf(gguf)?),
             None => {
                 let folder = checkpoint.path().parent().unwrap_or(Path::new("."));
-                (Tokenizer::from_file(&folder.join("tokenizer.json"))?, ChatTemplate::from_dir(folder)?)
+                (
+                    Tokenizer::from_file(&folder.join("tokenizer.json"))?,
+                    ChatTemplate::from_dir(folder)?,
+                )
             }
         };
         let none = || Error::format(path, "chat template", "a template, as chat models have", "none");
         let template = template.ok_or_else(none)?;
         let model = Llama::load(&checkpoint.config()?, &checkpoint, device)?;
-        Ok(Self { model, tokenizer, template, sha256: checkpoint.sha256().to_owned() })
+        Ok(Self {
+            model,
+            tokenizer,
+            template,
+            sha256: checkpoint.sha256().to_owned(),
+        })
     }
 }

@@ -10,8 +10,13 @@ const MAIN: &str = "main";
 const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS: &str = "model.safetensors";
 /// What belongs to a model besides its weights, where the repository has it.
-const SMALL: [&str; 5] =
-    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+const SMALL: [&str; 5] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+];
 
 impl ModelSpec {
     /// The model's file or folder, downloaded with the hub of the environment if it is not here. Files that are here
@@ -36,9 +41,7 @@ impl ModelSpec {
     /// As [`ModelSpec::fetch`].
     pub fn fetch_from(&self, hub: &Hub, progress: &mut OnBytes<'_>) -> Result<PathBuf> {
         match self {
-            Self::File { repo, revision, file } => {
-                hub.fetch(repo, revision.as_deref().unwrap_or(MAIN), file, progress)
-            }
+            Self::File { repo, revision, file } => hub.fetch(repo, revision.as_deref().unwrap_or(MAIN), file, progress),
             Self::Repo { repo, revision, quant } => {
                 let revision = revision.as_deref().unwrap_or(MAIN);
                 let snapshot = hub.snapshot(repo, revision);
@@ -91,12 +94,19 @@ impl ModelSpec {
     }
 
     fn refused(&self, what: &str) -> Error {
-        Error::Spec { text: self.to_string(), what: what.to_owned() }
+        Error::Spec {
+            text: self.to_string(),
+            what: what.to_owned(),
+        }
     }
 }
 
 fn ggufs(files: &[String]) -> Vec<&str> {
-    files.iter().map(String::as_str).filter(|file| file.to_ascii_lowercase().ends_with(".gguf")).collect()
+    files
+        .iter()
+        .map(String::as_str)
+        .filter(|file| file.to_ascii_lowercase().ends_with(".gguf"))
+        .collect()
 }
 
 /// The GGUF files whose names end with a quantisation, as in `model-Q4_K_M.gguf` and `model.Q4_1.gguf`.
@@ -112,14 +122,22 @@ fn quantised<'f>(files: &'f [String], quant: &str) -> Vec<&'f str> {
 
 fn choice(files: &[String]) -> String {
     match &ggufs(files)[..] {
-        [] => format!("the repository has neither {WEIGHTS} with {} nor a .gguf file", SMALL[0]),
-        some => format!("choose one of the repository's files by `:QUANT` or `hf://org/name/file`: {}", some.join(", ")),
+        [] => format!(
+            "the repository has neither {WEIGHTS} with {} nor a .gguf file",
+            SMALL[0]
+        ),
+        some => format!(
+            "choose one of the repository's files by `:QUANT` or `hf://org/name/file`: {}",
+            some.join(", ")
+        ),
     }
 }
 
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
 fn is_complete(folder: &Path) -> bool {
@@ -134,7 +152,10 @@ fn shards(index: &Path) -> Result<BTreeSet<String>> {
     let bad = |found: String| Error::format(index, "weight_map", "an object of file names", found);
     let json: serde_json::Value =
         serde_json::from_slice(&read_small(index, LONGEST)?).map_err(|e| bad(e.to_string()))?;
-    let map = json.get("weight_map").and_then(|map| map.as_object()).ok_or_else(|| bad("none".to_owned()))?;
+    let map = json
+        .get("weight_map")
+        .and_then(|map| map.as_object())
+        .ok_or_else(|| bad("none".to_owned()))?;
     let name = |value: &serde_json::Value| match value.as_str() {
         Some(name) if bad_name(name).is_none() => Ok(name.to_owned()),
         _ => Err(bad(value.to_string())),

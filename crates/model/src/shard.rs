@@ -28,8 +28,7 @@ impl Shard {
     pub(crate) fn parse(bytes: FileBytes) -> Result<Self> {
         let path = bytes.path();
         let fail = |e: String| Error::format(path, "header", "a valid safetensors file", e);
-        let (header, metadata) =
-            SafeTensors::read_metadata(&bytes).map_err(|e| fail(e.to_string()))?;
+        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(e.to_string()))?;
         let data = header + 8;
         unique_keys(&bytes[8..data]).map_err(fail)?;
         let mut tensors = BTreeMap::new();
@@ -48,12 +47,7 @@ impl Shard {
                 },
             );
         }
-        let metadata = metadata
-            .metadata()
-            .clone()
-            .unwrap_or_default()
-            .into_iter()
-            .collect();
+        let metadata = metadata.metadata().clone().unwrap_or_default().into_iter().collect();
         Ok(Self {
             bytes,
             tensors,
@@ -120,12 +114,7 @@ mod tests {
     use super::*;
 
     fn file(header: &str, data: &[u8]) -> Result<Shard> {
-        let bytes = [
-            &(header.len() as u64).to_le_bytes()[..],
-            header.as_bytes(),
-            data,
-        ]
-        .concat();
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat();
         Shard::parse(FileBytes::from_vec("m.safetensors", bytes))
     }
 

@@ -98,8 +98,7 @@ impl FromStr for ModelSpec {
             return Ok(Self::Known(text.to_owned()));
         }
         if text.contains('/') {
-            return repo(text)
-                .map_err(|what| refuse(format!("{}; as a repository: {what}", local.tried())));
+            return repo(text).map_err(|what| refuse(format!("{}; as a repository: {what}", local.tried())));
         }
         let names: Vec<&str> = known::known().iter().map(|model| model.name).collect();
         Err(refuse(format!(
@@ -112,28 +111,15 @@ impl FromStr for ModelSpec {
 
 impl fmt::Display for ModelSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = |revision: &Option<String>| {
-            revision
-                .as_ref()
-                .map(|r| format!("@{r}"))
-                .unwrap_or_default()
-        };
+        let at = |revision: &Option<String>| revision.as_ref().map(|r| format!("@{r}")).unwrap_or_default();
         match self {
             Self::Path(path) => write!(f, "{}", path.display()),
             Self::Known(name) => f.write_str(name),
-            Self::Repo {
-                repo,
-                revision,
-                quant,
-            } => {
+            Self::Repo { repo, revision, quant } => {
                 let quant = quant.as_ref().map(|q| format!(":{q}")).unwrap_or_default();
                 write!(f, "{repo}{}{quant}", at(revision))
             }
-            Self::File {
-                repo,
-                revision,
-                file,
-            } => write!(f, "hf://{repo}{}/{file}", at(revision)),
+            Self::File { repo, revision, file } => write!(f, "hf://{repo}{}/{file}", at(revision)),
             Self::OpenAi { url, model } => write!(f, "openai:{url}#{model}"),
             Self::Toy(name) => write!(f, "toy:{name}"),
         }
@@ -174,8 +160,7 @@ fn look(path: &Path) -> Local {
         ["config.json", "adapter_config.json"]
             .iter()
             .any(|name| path.join(name).is_file())
-            || std::fs::read_dir(path)
-                .is_ok_and(|all| all.flatten().any(|entry| weights(&entry.path())))
+            || std::fs::read_dir(path).is_ok_and(|all| all.flatten().any(|entry| weights(&entry.path())))
     } else {
         weights(path)
     };
@@ -185,13 +170,9 @@ fn look(path: &Path) -> Local {
 /// Whether a text can only be meant as a path.
 fn spelt_as_path(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
-    let drive = |b: &[u8]| {
-        b.len() > 2 && b[0].is_ascii_alphabetic() && b[1] == b':' && matches!(b[2], b'/' | b'\\')
-    };
+    let drive = |b: &[u8]| b.len() > 2 && b[0].is_ascii_alphabetic() && b[1] == b':' && matches!(b[2], b'/' | b'\\');
     matches!(text, "." | "..")
-        || ["/", "./", "../", "~/"]
-            .iter()
-            .any(|start| text.starts_with(start))
+        || ["/", "./", "../", "~/"].iter().any(|start| text.starts_with(start))
         || text.ends_with('/')
         || text.contains('\\')
         || drive(text.as_bytes())
@@ -206,11 +187,7 @@ fn openai(rest: &str) -> Result<ModelSpec, String> {
         .strip_prefix("http://")
         .or_else(|| url.strip_prefix("https://"))
         .ok_or(form)?;
-    if host.is_empty()
-        || host.starts_with('/')
-        || host.contains(char::is_whitespace)
-        || model.trim().is_empty()
-    {
+    if host.is_empty() || host.starts_with('/') || host.contains(char::is_whitespace) || model.trim().is_empty() {
         return Err(form.to_owned());
     }
     Ok(ModelSpec::OpenAi {
@@ -221,10 +198,7 @@ fn openai(rest: &str) -> Result<ModelSpec, String> {
 
 fn hf(rest: &str) -> Result<ModelSpec, String> {
     let mut parts = rest.splitn(3, '/');
-    let (org, name) = (
-        parts.next().unwrap_or_default(),
-        parts.next().unwrap_or_default(),
-    );
+    let (org, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let whole = format!("{org}/{name}");
     let Some(file) = parts.next() else {
         return repo(&whole);
@@ -262,9 +236,7 @@ fn repo(text: &str) -> Result<ModelSpec, String> {
     if let Some(bad) = revision.and_then(bad_revision) {
         return Err(format!("the revision after `@` {bad}"));
     }
-    if quant
-        .is_some_and(|q| q.is_empty() || !q.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
-    {
+    if quant.is_some_and(|q| q.is_empty() || !q.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')) {
         return Err("expected a quantisation such as Q4_K_M after `:`".to_owned());
     }
     Ok(ModelSpec::Repo {
@@ -278,10 +250,7 @@ fn repo(text: &str) -> Result<ModelSpec, String> {
 pub(crate) fn bad_repo(repo: &str) -> Option<&'static str> {
     let good = |part: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        !part.is_empty()
-            && part.len() <= 96
-            && part.chars().all(plain)
-            && !part.starts_with(['.', '-'])
+        !part.is_empty() && part.len() <= 96 && part.chars().all(plain) && !part.starts_with(['.', '-'])
     };
     match repo.split_once('/') {
         Some((org, name)) if good(org) && good(name) && !repo.contains("..") => None,
@@ -291,8 +260,7 @@ pub(crate) fn bad_repo(repo: &str) -> Option<&'static str> {
 
 /// Says what is wrong with the name of a branch, tag or commit.
 pub(crate) fn bad_revision(revision: &str) -> Option<&'static str> {
-    let strange =
-        |c: char| !c.is_ascii_graphic() || matches!(c, '@' | '?' | '#' | '%' | '*' | '^' | '~');
+    let strange = |c: char| !c.is_ascii_graphic() || matches!(c, '@' | '?' | '#' | '%' | '*' | '^' | '~');
     if revision.contains(strange) {
         Some("is no branch, tag or commit")
     } else {
@@ -347,10 +315,7 @@ mod tests {
                 model: "org/name".to_owned()
             }
         );
-        assert_eq!(
-            parse(known::SMOLLM2),
-            ModelSpec::Known(known::SMOLLM2.to_owned())
-        );
+        assert_eq!(parse(known::SMOLLM2), ModelSpec::Known(known::SMOLLM2.to_owned()));
     }
 
     #[test]

@@ -35,21 +35,14 @@ impl Template {
             what,
         };
         if source.len() > MAX_TEMPLATE_BYTES {
-            return Err(fail(format!(
-                "{} bytes, at most {MAX_TEMPLATE_BYTES}",
-                source.len()
-            )));
+            return Err(fail(format!("{} bytes, at most {MAX_TEMPLATE_BYTES}", source.len())));
         }
         let now = Arc::new(AtomicI64::new(-1));
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| fail(e.to_string()))?);
         environment.set_fuel(Some(FUEL));
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", |what: String| -> Result<Value, _> {
             Err::<Value, _>(minijinja::Error::new(ErrorKind::InvalidOperation, what))
@@ -57,19 +50,8 @@ impl Template {
         let clock = Arc::clone(&now);
         environment.add_function("strftime_now", move |format: &str| {
             let pinned = clock.load(Ordering::Relaxed);
-            let clock = || {
-                SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default()
-            };
-            strftime(
-                format,
-                if pinned < 0 {
-                    clock().as_secs() as i64
-                } else {
-                    pinned
-                },
-            )
+            let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            strftime(format, if pinned < 0 { clock().as_secs() as i64 } else { pinned })
         });
         environment
             .add_template_owned(NAME, without_generation_tags(source))
@@ -123,11 +105,7 @@ fn without_generation_tags(source: &str) -> String {
         let inner = &tag[2..end];
         let word = inner.trim_matches(['-', '+']).trim();
         if word == "generation" || word == "endgeneration" {
-            let left = if inner.starts_with(['-', '+']) {
-                &inner[..1]
-            } else {
-                ""
-            };
+            let left = if inner.starts_with(['-', '+']) { &inner[..1] } else { "" };
             let right = if inner.ends_with(['-', '+']) {
                 &inner[inner.len() - 1..]
             } else {
@@ -146,9 +124,7 @@ fn without_generation_tags(source: &str) -> String {
 /// `json.dumps` as transformers calls it: no HTML escapes, no ASCII escapes unless asked for.
 fn tojson(state: &State<'_, '_>, value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
-    let ascii = options
-        .get::<Option<bool>>("ensure_ascii")?
-        .unwrap_or(false);
+    let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sort = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     let separators: Option<Vec<String>> = options.get("separators")?;
     options.assert_all_used()?;
@@ -158,8 +134,7 @@ fn tojson(state: &State<'_, '_>, value: Value, options: Kwargs) -> Result<Value,
             "tojson: indent above 16",
         ));
     }
-    let wrong =
-        |e: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
+    let wrong = |e: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
     let mut json = serde_json::to_value(&value).map_err(wrong)?;
     if sort {
         json.sort_all_objects();
@@ -169,9 +144,7 @@ fn tojson(state: &State<'_, '_>, value: Value, options: Kwargs) -> Result<Value,
         Some(indent) => {
             let spaces = " ".repeat(indent);
             let format = PrettyFormatter::with_indent(spaces.as_bytes());
-            json.serialize(&mut serde_json::Serializer::with_formatter(
-                &mut bytes, format,
-            ))
+            json.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))
         }
         None => {
             let separators = separators.as_deref();
@@ -180,9 +153,7 @@ fn tojson(state: &State<'_, '_>, value: Value, options: Kwargs) -> Result<Value,
                 _ => (", ", ": "),
             };
             let format = PythonFormatter { item, key };
-            json.serialize(&mut serde_json::Serializer::with_formatter(
-                &mut bytes, format,
-            ))
+            json.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))
         }
     }
     .map_err(wrong)?;
@@ -203,11 +174,7 @@ struct PythonFormatter<'a> {
 }
 
 impl Formatter for PythonFormatter<'_> {
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
         if first {
             Ok(())
         } else {
@@ -215,11 +182,7 @@ impl Formatter for PythonFormatter<'_> {
         }
     }
 
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
         if first {
             Ok(())
         } else {
@@ -276,8 +239,7 @@ fn strftime(format: &str, seconds: i64) -> Result<String, minijinja::Error> {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
@@ -301,11 +263,7 @@ fn strftime(format: &str, seconds: i64) -> Result<String, minijinja::Error> {
         let directive = chars.next();
         let bare = directive == Some('-');
         let number = |value: i64| {
-            if bare {
-                value.to_string()
-            } else {
-                format!("{value:02}")
-            }
+            if bare { value.to_string() } else { format!("{value:02}") }
         };
         match if bare { chars.next() } else { directive } {
             Some('Y') => out.push_str(&year.to_string()),
@@ -355,19 +313,13 @@ mod tests {
                 "{\n  \"b\": 1,\n  \"a\": [\n    \"<é>\",\n    \"'\"\n  ]\n}",
             ),
         ] {
-            assert_eq!(
-                render(&format!("{{{{ data | tojson{options} }}}}")).unwrap(),
-                want
-            );
+            assert_eq!(render(&format!("{{{{ data | tojson{options} }}}}")).unwrap(), want);
         }
     }
 
     #[test]
     fn blocks_are_trimmed_as_in_transformers() {
-        assert_eq!(
-            render("a\n  {% if true %}\nb\n  {% endif %}\nc").unwrap(),
-            "a\nb\nc"
-        );
+        assert_eq!(render("a\n  {% if true %}\nb\n  {% endif %}\nc").unwrap(), "a\nb\nc");
         let with = "a\n  {% generation %}\nb {%- endgeneration -%}  c{% generation %}d";
         assert_eq!(render(with).unwrap(), "a\nbcd");
         assert_eq!(render("{{ 'a,b'.split(',')[1].upper() }}").unwrap(), "B");
@@ -376,18 +328,11 @@ mod tests {
     #[test]
     fn a_template_can_refuse_and_tell_the_date() {
         let error = render("{{ raise_exception('roles must alternate') }}").unwrap_err();
-        assert!(
-            error.to_string().contains("roles must alternate"),
-            "{error}"
-        );
-        let template =
-            Template::compile("{{ strftime_now('%d %b %Y, %A %H:%M') }}", Path::new("t"));
+        assert!(error.to_string().contains("roles must alternate"), "{error}");
+        let template = Template::compile("{{ strftime_now('%d %b %Y, %A %H:%M') }}", Path::new("t"));
         let template = template.unwrap();
         template.pin_clock(1_709_210_096);
-        assert_eq!(
-            template.render(&context! {}).unwrap(),
-            "29 Feb 2024, Thursday 12:34"
-        );
+        assert_eq!(template.render(&context! {}).unwrap(), "29 Feb 2024, Thursday 12:34");
     }
 
     #[test]
@@ -401,8 +346,7 @@ mod tests {
             "{% if true %}".repeat(10_000) + &"{% endif %}".repeat(10_000),
             "{% include '/etc/passwd' %}".into(),
             "{{ ''.__class__.__mro__ }}".into(),
-            "{% set ns = namespace(x='ab') %}{% for i in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
-                .into(),
+            "{% set ns = namespace(x='ab') %}{% for i in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}".into(),
             "{{ x".into(),
         ] {
             assert!(render(&source).is_err(), "{}", clip(&source));

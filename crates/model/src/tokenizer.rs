@@ -119,10 +119,7 @@ impl Tokenizer {
     /// Token ids of a text. A special token's text in it is encoded as the letters that it is; a
     /// byte without a token becomes the unknown token, and nothing is dropped.
     pub fn encode_text(&self, text: &str) -> Vec<u32> {
-        self.pieces(text, 0)
-            .into_iter()
-            .map(|piece| piece.id)
-            .collect()
+        self.pieces(text, 0).into_iter().map(|piece| piece.id).collect()
     }
 
     /// Token ids of a text in which the text of a special token stands for that token. For text
@@ -325,18 +322,13 @@ pub(crate) mod tests {
             .collect();
         alphabet.sort();
         let merged = ["ĊĊ", "hi", "Ġhi", "12"].map(str::to_owned);
-        let all = alphabet
-            .into_iter()
-            .chain(merged)
-            .chain(SPECIALS.map(str::to_owned));
+        let all = alphabet.into_iter().chain(merged).chain(SPECIALS.map(str::to_owned));
         all.map(String::into_bytes).collect()
     }
 
     fn writer(pre: &'static str, merges: &[&str], tokens: Vec<Vec<u8>>) -> GgufWriter {
         let n = tokens.len();
-        let kinds = (0..n)
-            .map(|id| if id + SPECIALS.len() >= n { 3 } else { 1 })
-            .collect();
+        let kinds = (0..n).map(|id| if id + SPECIALS.len() >= n { 3 } else { 1 }).collect();
         GgufWriter::new()
             .meta("tokenizer.ggml.model", Meta::Text("gpt2"))
             .meta("tokenizer.ggml.pre", Meta::Text(pre))
@@ -345,20 +337,12 @@ pub(crate) mod tests {
             .meta("tokenizer.ggml.add_bos_token", Meta::Bool(false))
             .meta(
                 "tokenizer.ggml.merges",
-                Meta::Texts(
-                    merges
-                        .iter()
-                        .map(|merge| merge.as_bytes().to_vec())
-                        .collect(),
-                ),
+                Meta::Texts(merges.iter().map(|merge| merge.as_bytes().to_vec()).collect()),
             )
     }
 
     fn build(writer: GgufWriter) -> Result<Tokenizer> {
-        Tokenizer::from_gguf(&Gguf::parse(FileBytes::from_vec(
-            "t.gguf",
-            writer.finish(),
-        ))?)
+        Tokenizer::from_gguf(&Gguf::parse(FileBytes::from_vec("t.gguf", writer.finish()))?)
     }
 
     const MERGES: [&str; 4] = ["Ċ Ċ", "h i", "Ġ hi", "1 2"];
@@ -402,15 +386,10 @@ pub(crate) mod tests {
             ("qwen2", &["1", "2", " hi"]),
         ] {
             let tokenizer = tiny(pre);
-            assert_eq!(
-                show(&tokenizer, &tokenizer.encode_text("12 hi")),
-                want,
-                "{pre}"
-            );
+            assert_eq!(show(&tokenizer, &tokenizer.encode_text("12 hi")), want, "{pre}");
         }
-        let hashes: std::collections::BTreeSet<String> = ["gpt-2", "smollm"]
-            .map(|pre| tiny(pre).hash().to_owned())
-            .into();
+        let hashes: std::collections::BTreeSet<String> =
+            ["gpt-2", "smollm"].map(|pre| tiny(pre).hash().to_owned()).into();
         assert_eq!(hashes.len(), 2);
     }
 
@@ -419,44 +398,27 @@ pub(crate) mod tests {
         let tokenizer = tiny("smollm");
         let without_a: Vec<_> = tokens().into_iter().filter(|token| token != b"a").collect();
         let n = without_a.len() as u32;
-        let no_a = writer("smollm", &MERGES, without_a)
-            .meta("tokenizer.ggml.unknown_token_id", Meta::U32(n - 4));
+        let no_a = writer("smollm", &MERGES, without_a).meta("tokenizer.ggml.unknown_token_id", Meta::U32(n - 4));
         let no_a = build(no_a).unwrap();
         assert_eq!(show(&no_a, &no_a.encode_text("bab")), ["b", "<unk>", "b"]);
-        assert_eq!(
-            show(&tokenizer, &tokenizer.encode_text("bab")),
-            ["b", "a", "b"]
-        );
-        let error = build(writer("smollm", &MERGES, tokens()))
-            .unwrap_err()
-            .to_string();
+        assert_eq!(show(&tokenizer, &tokenizer.encode_text("bab")), ["b", "a", "b"]);
+        let error = build(writer("smollm", &MERGES, tokens())).unwrap_err().to_string();
         assert!(error.contains("unknown_token_id"), "{error}");
     }
 
     #[test]
     fn what_is_not_understood_is_refused_by_name() {
-        let error = build(writer("jais-2", &MERGES, tokens()))
-            .unwrap_err()
-            .to_string();
+        let error = build(writer("jais-2", &MERGES, tokens())).unwrap_err().to_string();
         assert!(error.contains("tokenizer.ggml.pre: expected smollm") && error.contains("jais-2"));
-        let error = build(writer("gpt-2", &["h o"], tokens()))
-            .unwrap_err()
-            .to_string();
+        let error = build(writer("gpt-2", &["h o"], tokens())).unwrap_err().to_string();
         assert!(
             error.contains("merges[0]: expected tokens of the vocabulary, found ho"),
             "{error}"
         );
-        let error = build(writer("gpt-2", &["hi"], tokens()))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("merges[0]: expected two tokens and a space"),
-            "{error}"
-        );
+        let error = build(writer("gpt-2", &["hi"], tokens())).unwrap_err().to_string();
+        assert!(error.contains("merges[0]: expected two tokens and a space"), "{error}");
         let twice = [tokens(), tokens()].concat();
-        let error = build(writer("gpt-2", &MERGES, twice))
-            .unwrap_err()
-            .to_string();
+        let error = build(writer("gpt-2", &MERGES, twice)).unwrap_err().to_string();
         assert!(error.contains("each token once"), "{error}");
     }
 

@@ -23,7 +23,8 @@ const MAX_JSON_BYTES: u64 = 64 << 20;
 const MAX_TOKEN_ID: u32 = 1 << 24;
 
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN_2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The `tokenizers` object and the two tokens that frame a text.
 pub(crate) struct Built {
@@ -88,17 +89,11 @@ struct Framing {
 
 pub(crate) fn from_file(path: &Path) -> Result<Built> {
     let bytes = read_small(path, MAX_JSON_BYTES)?;
-    let fail =
-        |field: &str, expected: &str, found: String| Error::format(path, field, expected, found);
+    let fail = |field: &str, expected: &str, found: String| Error::format(path, field, expected, found);
     check_unique_keys(&bytes).map_err(|e| fail("JSON", "each key once", e))?;
     let mut json = serde_json::Deserializer::from_slice(&bytes);
-    let json: Json = serde_path_to_error::deserialize(&mut json).map_err(|e| {
-        fail(
-            &e.path().to_string(),
-            "a tokenizer.json",
-            e.inner().to_string(),
-        )
-    })?;
+    let json: Json = serde_path_to_error::deserialize(&mut json)
+        .map_err(|e| fail(&e.path().to_string(), "a tokenizer.json", e.inner().to_string()))?;
     let unk_token = json.model.unk_token.clone();
     json.check(path)?;
 
@@ -149,10 +144,7 @@ pub(crate) fn from_file(path: &Path) -> Result<Built> {
 /// Gives a byte-level vocabulary with gaps the unknown token that the configuration names:
 /// `tokenizers` drops bytes that have no token when the model itself names none.
 fn never_drop_bytes(inner: &mut tokenizers::Tokenizer, unk: Option<String>) {
-    let byte_level = matches!(
-        inner.get_decoder(),
-        Some(tokenizers::DecoderWrapper::ByteLevel(_))
-    );
+    let byte_level = matches!(inner.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_)));
     let tokenizers::ModelWrapper::BPE(bpe) = inner.get_model() else {
         return;
     };
@@ -176,19 +168,13 @@ fn never_drop_bytes(inner: &mut tokenizers::Tokenizer, unk: Option<String>) {
 
 impl Json {
     fn check(self, path: &Path) -> Result<()> {
-        let fail = |field: String, expected: &str, found: String| {
-            Err(Error::format(path, field, expected, found))
-        };
+        let fail = |field: String, expected: &str, found: String| Err(Error::format(path, field, expected, found));
         let model = self.model;
         if let Some(kind) = model.kind.filter(|kind| kind != "BPE") {
             return fail("model.type".into(), "`BPE`", kind);
         }
         if let Some(rate) = model.dropout.filter(|&rate| rate != 0.0) {
-            return fail(
-                "model.dropout".into(),
-                "none: it makes ids random",
-                rate.to_string(),
-            );
+            return fail("model.dropout".into(), "none: it makes ids random", rate.to_string());
         }
         for (field, affix) in [
             ("continuing_subword_prefix", model.continuing_subword_prefix),
@@ -210,11 +196,7 @@ impl Json {
             match id.as_u64().filter(|&id| id < u64::from(MAX_TOKEN_ID)) {
                 Some(id) => vocab.insert(token, id as u32),
                 None => {
-                    return fail(
-                        format!("model.vocab.{token}"),
-                        "an id below 2^24",
-                        id.to_string(),
-                    );
+                    return fail(format!("model.vocab.{token}"), "an id below 2^24", id.to_string());
                 }
             };
         }
@@ -224,9 +206,7 @@ impl Json {
         let merges = match model.merges {
             Merges::Pairs(pairs) => pairs,
             Merges::Lines(lines) => split_merges(
-                lines
-                    .into_iter()
-                    .filter(|line| !line.starts_with("#version")),
+                lines.into_iter().filter(|line| !line.starts_with("#version")),
                 path,
                 "model.merges",
             )?,
@@ -253,8 +233,7 @@ impl Json {
 /// Builds the tokenizer that a GGUF's metadata describes.
 pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
     let path = gguf.path();
-    let fail =
-        |field: &str, expected: &str, found: &str| Error::format(path, field, expected, found);
+    let fail = |field: &str, expected: &str, found: &str| Error::format(path, field, expected, found);
     let kind = "tokenizer.ggml.model";
     match gguf.text(kind)? {
         Some("gpt2") => {}
@@ -264,13 +243,8 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
         }
     }
     let pre = gguf.text("tokenizer.ggml.pre")?.unwrap_or("no such key");
-    let (pre_tokenizer, ignore_merges, nfc) = pre_tokenizer(pre).ok_or_else(|| {
-        fail(
-            "tokenizer.ggml.pre",
-            "smollm, gpt-2, llama-bpe or qwen2",
-            pre,
-        )
-    })?;
+    let (pre_tokenizer, ignore_merges, nfc) =
+        pre_tokenizer(pre).ok_or_else(|| fail("tokenizer.ggml.pre", "smollm, gpt-2, llama-bpe or qwen2", pre))?;
 
     let key = "tokenizer.ggml.tokens";
     let raw = gguf
@@ -283,8 +257,7 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
     let mut tokens = Vec::with_capacity(raw.len());
     for (id, bytes) in raw.iter().enumerate() {
         // Bytes that are no text can never be the token of a text, but the id exists.
-        let token = std::str::from_utf8(bytes)
-            .map_or_else(|_| format!("<undecodable token {id}>"), str::to_owned);
+        let token = std::str::from_utf8(bytes).map_or_else(|_| format!("<undecodable token {id}>"), str::to_owned);
         if let Some(other) = vocab.insert(token.clone(), id as u32) {
             let found = format!("`{token}` as {other} and as {id}");
             return Err(fail(key, "each token once", &found));
@@ -295,9 +268,7 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
     let lines = gguf
         .texts(key)?
         .ok_or_else(|| fail(key, "an array of texts", "no such key"))?;
-    let lines = lines
-        .into_iter()
-        .map(|line| String::from_utf8_lossy(line).into_owned());
+    let lines = lines.into_iter().map(|line| String::from_utf8_lossy(line).into_owned());
     let merges = split_merges(lines, path, key)?;
     check_bpe(&vocab, &merges, path, "tokenizer.ggml")?;
 
@@ -306,11 +277,7 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
         match gguf.integer(&key)? {
             None => Ok(None),
             Some(id) if id < tokens.len() as u64 => Ok(Some(id as u32)),
-            Some(id) => Err(fail(
-                &key,
-                &format!("a token below {}", tokens.len()),
-                &id.to_string(),
-            )),
+            Some(id) => Err(fail(&key, &format!("a token below {}", tokens.len()), &id.to_string())),
         }
     };
     let (bos, eos, unk) = (special("bos")?, special("eos")?, special("unknown")?);
@@ -331,18 +298,12 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
     let added = added_tokens(gguf, &tokens)?;
 
     let mut bpe = BPE::builder()
-        .vocab_and_merges(
-            vocab
-                .into_iter()
-                .collect::<tokenizers::models::bpe::Vocab>(),
-            merges,
-        )
+        .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
         .ignore_merges(ignore_merges);
     if let Some(unk) = unk {
         bpe = bpe.unk_token(tokens[unk as usize].clone());
     }
-    let wrong =
-        |e: tokenizers::Error| fail("tokenizer.ggml", "a byte-pair vocabulary", &e.to_string());
+    let wrong = |e: tokenizers::Error| fail("tokenizer.ggml", "a byte-pair vocabulary", &e.to_string());
     let mut inner = tokenizers::Tokenizer::new(bpe.build().map_err(wrong)?);
     inner.with_pre_tokenizer(Some(pre_tokenizer));
     inner.with_decoder(Some(ByteLevel::default()));
@@ -375,11 +336,7 @@ fn pre_tokenizer(name: &str) -> Option<(PreTokenizerWrapper, bool, bool)> {
         "gpt-2" => Some((bytes(true), false, false)),
         "smollm" => {
             let parts = vec![Digits::new(true).into(), bytes(true)];
-            Some((
-                PreTokenizerWrapper::Sequence(Sequence::new(parts)),
-                false,
-                false,
-            ))
+            Some((PreTokenizerWrapper::Sequence(Sequence::new(parts)), false, false))
         }
         "llama-bpe" => Some((cut(LLAMA_3)?, true, false)),
         "qwen2" => Some((cut(QWEN_2)?, false, true)),
@@ -395,12 +352,7 @@ fn added_tokens(gguf: &Gguf, tokens: &[String]) -> Result<Vec<AddedToken>> {
     };
     if kinds.len() != tokens.len() {
         let expected = format!("{} (one for each token)", tokens.len());
-        return Err(Error::format(
-            gguf.path(),
-            key,
-            expected,
-            kinds.len().to_string(),
-        ));
+        return Err(Error::format(gguf.path(), key, expected, kinds.len().to_string()));
     }
     let mut added = Vec::new();
     for (token, kind) in tokens.iter().zip(kinds) {
@@ -420,11 +372,7 @@ fn added_tokens(gguf: &Gguf, tokens: &[String]) -> Result<Vec<AddedToken>> {
     Ok(added)
 }
 
-fn split_merges(
-    lines: impl Iterator<Item = String>,
-    path: &Path,
-    field: &str,
-) -> Result<Vec<(String, String)>> {
+fn split_merges(lines: impl Iterator<Item = String>, path: &Path, field: &str) -> Result<Vec<(String, String)>> {
     lines
         .enumerate()
         .map(|(rank, line)| match line.split_once(' ') {
@@ -440,12 +388,7 @@ fn split_merges(
 }
 
 /// Every id once; of every merge both parts and their product in the vocabulary.
-fn check_bpe(
-    vocab: &HashMap<String, u32>,
-    merges: &[(String, String)],
-    path: &Path,
-    field: &str,
-) -> Result<()> {
+fn check_bpe(vocab: &HashMap<String, u32>, merges: &[(String, String)], path: &Path, field: &str) -> Result<()> {
     let mut ids = HashSet::with_capacity(vocab.len());
     for (token, id) in vocab {
         if !ids.insert(id) {
@@ -466,12 +409,7 @@ fn check_bpe(
         for token in [a, b, &product] {
             if !vocab.contains_key(token.as_str()) {
                 let field = format!("{field}.merges[{rank}]");
-                return Err(Error::format(
-                    path,
-                    field,
-                    "tokens of the vocabulary",
-                    token.as_str(),
-                ));
+                return Err(Error::format(path, field, "tokens of the vocabulary", token.as_str()));
             }
         }
     }
@@ -488,8 +426,8 @@ impl Framing {
                 continue;
             }
             let json = read_small(&file, MAX_JSON_BYTES)?;
-            let one: Self = serde_json::from_slice(&json)
-                .map_err(|e| Error::format(&file, "JSON", "an object", e.to_string()))?;
+            let one: Self =
+                serde_json::from_slice(&json).map_err(|e| Error::format(&file, "JSON", "an object", e.to_string()))?;
             all = Self {
                 bos_token: all.bos_token.or(one.bos_token),
                 eos_token: all.eos_token.or(one.eos_token),
@@ -602,11 +540,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tokenizer.json");
         std::fs::write(&file, edit(json)).unwrap();
-        std::fs::write(
-            folder.path().join("config.json"),
-            r#"{"eos_token_id": [4, 2]}"#,
-        )
-        .unwrap();
+        std::fs::write(folder.path().join("config.json"), r#"{"eos_token_id": [4, 2]}"#).unwrap();
         std::fs::write(
             folder.path().join("tokenizer_config.json"),
             r#"{"bos_token": {"content": "c"}, "eos_token": null}"#,
@@ -623,15 +557,9 @@ mod tests {
                 false => json.to_owned(),
             })
             .unwrap();
-            assert_eq!(
-                (built.bos, built.eos, built.adds_bos),
-                (Some(2), Some(4), false)
-            );
+            assert_eq!((built.bos, built.eos, built.adds_bos), (Some(2), Some(4), false));
             // Not cut after two tokens, although the file says so.
-            assert_eq!(
-                built.inner.encode("abcab", false).unwrap().get_ids(),
-                [3, 2, 3]
-            );
+            assert_eq!(built.inner.encode("abcab", false).unwrap().get_ids(), [3, 2, 3]);
         }
     }
 
@@ -640,42 +568,22 @@ mod tests {
         let long = "x".repeat(100);
         for (from, to, word) in [
             // A merge whose product is longer than any token; parts that are no tokens.
-            (
-                r#"["a", "b"]"#,
-                r#"["ab", "ab"]"#.to_owned(),
-                "model.merges[0]",
-            ),
-            (
-                r#"["a", "b"]"#,
-                format!(r#"["a", "{long}"]"#),
-                "model.merges[0]",
-            ),
-            (
-                r#"["a", "b"]"#,
-                r#""a b c""#.into(),
-                "two tokens and a space",
-            ),
+            (r#"["a", "b"]"#, r#"["ab", "ab"]"#.to_owned(), "model.merges[0]"),
+            (r#"["a", "b"]"#, format!(r#"["a", "{long}"]"#), "model.merges[0]"),
+            (r#"["a", "b"]"#, r#""a b c""#.into(), "two tokens and a space"),
             // A prefix longer than a token, or one that cuts a code point.
             (
                 r#"_prefix": null"#,
                 r#"_prefix": "longer""#.into(),
                 "continuing_subword_prefix",
             ),
-            (
-                r#"_suffix": null"#,
-                r#"_suffix": "é""#.into(),
-                "end_of_word_suffix",
-            ),
+            (r#"_suffix": null"#, r#"_suffix": "é""#.into(), "end_of_word_suffix"),
             (r#""b": 1"#, r#""b": 0"#.into(), "each id once"),
             (r#""b": 1"#, r#""b": 4294967295"#.into(), "an id below 2^24"),
             (r#""b": 1"#, r#""b": -1"#.into(), "an id below 2^24"),
             (r#""b": 1"#, r#""a": 1"#.into(), "the key `a` twice"),
             (r#""<end>""#, r#""""#.into(), "some content"),
-            (
-                r#""id": 4"#,
-                r#""id": 4294967295"#.into(),
-                "an id below 2^24",
-            ),
+            (r#""id": 4"#, r#""id": 4294967295"#.into(), "an id below 2^24"),
             (
                 r#""unk_token": null"#,
                 r#""unk_token": "?""#.into(),
@@ -689,9 +597,7 @@ mod tests {
             (r#""dropout": null"#, r#""dropout": 0.5"#.into(), "random"),
             (r#""version""#, "[".repeat(1 << 16), "JSON"),
         ] {
-            let error = load(|json| json.replace(from, &to))
-                .err()
-                .map(|e| e.to_string());
+            let error = load(|json| json.replace(from, &to)).err().map(|e| e.to_string());
             let error = error.unwrap_or_else(|| panic!("{to} was accepted"));
             assert!(error.contains(word), "{word}: {error}");
         }

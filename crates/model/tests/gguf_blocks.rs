@@ -13,8 +13,12 @@ fn every_type_unpacks_as_in_python() {
         let hex = entry["bytes"].as_str().unwrap();
         let byte = |i: usize| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap();
         let bytes: Vec<u8> = (0..hex.len() / 2).map(byte).collect();
-        let expected: Vec<f32> =
-            entry["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
+        let expected: Vec<f32> = entry["values"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_f64().unwrap() as f32)
+            .collect();
         let mut found = vec![f32::NAN; expected.len()];
         kind.dequantise(&bytes, &mut found);
         for (i, (&found, &expected)) in found.iter().zip(&expected).enumerate() {

@@ -30,12 +30,16 @@ impl Request {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find_map(|h| h.strip_prefix(name)?.strip_prefix(": "))
+        self.headers
+            .iter()
+            .find_map(|h| h.strip_prefix(name)?.strip_prefix(": "))
     }
 
     /// The first byte that is asked for.
     fn start(&self) -> usize {
-        let range = self.header("range").and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-'));
+        let range = self
+            .header("range")
+            .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-'));
         range.map_or(0, |start| start.parse().unwrap())
     }
 }
@@ -80,11 +84,17 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
         let (name, value) = l.split_once(": ").unwrap();
         format!("{}: {value}", name.to_ascii_lowercase())
     });
-    Some(Request { line, headers: headers.collect() })
+    Some(Request {
+        line,
+        headers: headers.collect(),
+    })
 }
 
 fn response(status: &str, headers: &[String], body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n{}\r\n\r\n", headers.join("\r\n"));
+    let head = format!(
+        "HTTP/1.1 {status}\r\nConnection: close\r\n{}\r\n\r\n",
+        headers.join("\r\n")
+    );
     [head.as_bytes(), body].concat()
 }
 
@@ -114,7 +124,11 @@ fn good(request: &Request, content: &[u8]) -> Vec<u8> {
     if request.is_head() {
         response("200 OK", &headers, b"")
     } else if start > 0 {
-        headers.push(format!("Content-Range: bytes {start}-{}/{}", content.len() - 1, content.len()));
+        headers.push(format!(
+            "Content-Range: bytes {start}-{}/{}",
+            content.len() - 1,
+            content.len()
+        ));
         response("206 Partial Content", &headers, &content[start..])
     } else {
         response("200 OK", &headers, content)
@@ -140,12 +154,16 @@ fn repo_folder(cache: &TempDir) -> PathBuf {
 }
 
 fn incomplete(cache: &TempDir, content: &[u8]) -> PathBuf {
-    repo_folder(cache).join("blobs").join(format!("{}.incomplete", sha(content)))
+    repo_folder(cache)
+        .join("blobs")
+        .join(format!("{}.incomplete", sha(content)))
 }
 
 /// That nothing in the cache looks like a finished file.
 fn assert_nothing_final(cache: &TempDir) {
-    let blobs = std::fs::read_dir(repo_folder(cache).join("blobs")).into_iter().flatten();
+    let blobs = std::fs::read_dir(repo_folder(cache).join("blobs"))
+        .into_iter()
+        .flatten();
     for blob in blobs {
         let name = blob.unwrap().file_name().into_string().unwrap();
         assert!(name.ends_with(".incomplete"), "{name} was left");
@@ -171,8 +189,14 @@ fn a_file_is_laid_out_as_in_python_and_the_second_call_opens_no_socket() {
     assert_eq!((seen[0], seen[seen.len() - 1]), ((0, Some(size)), (size, Some(size))));
     assert!(seen.windows(2).all(|w| w[0] <= w[1]));
     #[cfg(unix)]
-    assert_eq!(std::fs::read_link(&path).unwrap(), Path::new("../../../blobs").join(sha(&content())));
-    assert_eq!(std::fs::read_to_string(repo_folder(&cache).join("refs/main")).unwrap(), COMMIT);
+    assert_eq!(
+        std::fs::read_link(&path).unwrap(),
+        Path::new("../../../blobs").join(sha(&content()))
+    );
+    assert_eq!(
+        std::fs::read_to_string(repo_folder(&cache).join("refs/main")).unwrap(),
+        COMMIT
+    );
     assert!(!incomplete(&cache, &content()).exists());
 
     let requests = server.requests();
@@ -207,7 +231,13 @@ fn an_interrupted_download_goes_on_in_the_next_call() {
     let cache = tempfile::tempdir().unwrap();
     let server = Server::start(|request| good(request, &content()));
     let hub = hub(&server.address, cache.path(), &[]);
-    let stop = &mut |done: u64, _| if done > 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let stop = &mut |done: u64, _| {
+        if done > 0 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
     let error = hub.fetch(REPO, "main", FILE, stop).unwrap_err();
     assert!(matches!(error, Error::Interrupted { .. }), "{error}");
     assert_nothing_final(&cache);
@@ -237,7 +267,10 @@ fn a_server_without_ranges_sends_the_file_again() {
     std::fs::create_dir_all(part.parent().unwrap()).unwrap();
     std::fs::write(&part, &content()[..1000]).unwrap();
     let server = Server::start(|request| {
-        let request = Request { headers: Vec::new(), ..request.clone() };
+        let request = Request {
+            headers: Vec::new(),
+            ..request.clone()
+        };
         good(&request, &content())
     });
     let path = fetch(&hub(&server.address, cache.path(), &[])).unwrap();
@@ -255,19 +288,29 @@ fn other_content_than_announced_is_refused_and_removed() {
         response("200 OK", &headers, if request.is_head() { b"" } else { &wrong })
     });
     let error = fetch(&hub(&server.address, cache.path(), &[])).unwrap_err().to_string();
-    assert!(error.contains("SHA-256: expected") && error.contains(&sha(&content())), "{error}");
+    assert!(
+        error.contains("SHA-256: expected") && error.contains(&sha(&content())),
+        "{error}"
+    );
     assert_nothing_final(&cache);
     assert!(!incomplete(&cache, &content()).exists());
 }
 
 #[test]
 fn more_than_announced_is_refused_and_less_is_kept() {
-    for (sent, said) in [(700_000, "more than the 600000 bytes"), (500_000, "500000 of 600000 bytes are kept")] {
+    for (sent, said) in [
+        (700_000, "more than the 600000 bytes"),
+        (500_000, "500000 of 600000 bytes are kept"),
+    ] {
         let cache = tempfile::tempdir().unwrap();
         let server = Server::start(move |request| {
             let (headers, content) = (described(&sha(b"x"), COMMIT, 600_000), content());
             // No length: the body ends with the connection.
-            response("200 OK", &headers, if request.is_head() { b"" } else { &content[..sent] })
+            response(
+                "200 OK",
+                &headers,
+                if request.is_head() { b"" } else { &content[..sent] },
+            )
         });
         let error = fetch(&hub(&server.address, cache.path(), &[])).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
@@ -283,7 +326,11 @@ fn a_redirect_to_another_host_gets_no_token() {
     let location = format!("Location: {}/blob?signature=x", store.address);
     let server = Server::start(move |request| {
         if request.line.contains("/org/name/") {
-            return response("307 Temporary Redirect", &["Location: /new/name/resolve/main/f".to_owned()], b"");
+            return response(
+                "307 Temporary Redirect",
+                &["Location: /new/name/resolve/main/f".to_owned()],
+                b"",
+            );
         }
         let mut headers = described(&sha(&content()), COMMIT, content().len());
         headers.push(location.clone());
@@ -291,7 +338,12 @@ fn a_redirect_to_another_host_gets_no_token() {
     });
     let path = fetch(&hub(&server.address, cache.path(), &[])).unwrap();
     assert_eq!(std::fs::read(path).unwrap(), content());
-    assert!(server.requests().iter().all(|r| r.header("authorization") == Some("Bearer hf_secret")));
+    assert!(
+        server
+            .requests()
+            .iter()
+            .all(|r| r.header("authorization") == Some("Bearer hf_secret"))
+    );
     assert_eq!(store.requests().len(), 1);
     assert_eq!(store.requests()[0].header("authorization"), None);
 }
@@ -318,7 +370,11 @@ fn a_hub_that_refuses_connections_or_says_nothing_costs_at_most_five_seconds() {
 
 #[test]
 fn refusals_say_what_is_wrong() {
-    for (status, said) in [("404 Not Found", "no such repository"), ("401 Unauthorized", "token"), ("500 Oh", "500")] {
+    for (status, said) in [
+        ("404 Not Found", "no such repository"),
+        ("401 Unauthorized", "token"),
+        ("500 Oh", "500"),
+    ] {
         let cache = tempfile::tempdir().unwrap();
         let server = Server::start(move |_| response(status, &["Content-Length: 0".to_owned()], b""));
         let error = fetch(&hub(&server.address, cache.path(), &[])).unwrap_err().to_string();
@@ -330,7 +386,13 @@ fn refusals_say_what_is_wrong() {
 #[test]
 fn names_from_the_server_cannot_leave_the_cache() {
     let etag = sha(&content());
-    for (etag, commit) in [("../../x", COMMIT), ("a/b", COMMIT), ("..", COMMIT), (&*etag, "../../x"), (&*etag, "main")] {
+    for (etag, commit) in [
+        ("../../x", COMMIT),
+        ("a/b", COMMIT),
+        ("..", COMMIT),
+        (&*etag, "../../x"),
+        (&*etag, "main"),
+    ] {
         let cache = tempfile::tempdir().unwrap();
         let headers = described(etag, commit, 10);
         let server = Server::start(move |_| response("200 OK", &headers, b""));
@@ -348,7 +410,10 @@ fn headers_without_end_are_cut_off() {
         response("200 OK", &headers, b"")
     });
     let cache = tempfile::tempdir().unwrap();
-    assert!(matches!(fetch(&hub(&server.address, cache.path(), &[])), Err(Error::Hub { .. })));
+    assert!(matches!(
+        fetch(&hub(&server.address, cache.path(), &[])),
+        Err(Error::Hub { .. })
+    ));
 }
 
 #[test]
@@ -356,10 +421,16 @@ fn names_from_the_caller_are_checked_before_any_request() {
     let server = Server::start(|request| good(request, &content()));
     let cache = tempfile::tempdir().unwrap();
     let hub = hub(&server.address, cache.path(), &[]);
-    for (repo, revision, file) in
-        [("../x", "main", FILE), (REPO, "../x", FILE), (REPO, "main", "../x"), (REPO, "main", "/etc/passwd")]
-    {
-        assert!(hub.fetch(repo, revision, file, &mut |_, _| ControlFlow::Continue(())).is_err());
+    for (repo, revision, file) in [
+        ("../x", "main", FILE),
+        (REPO, "../x", FILE),
+        (REPO, "main", "../x"),
+        (REPO, "main", "/etc/passwd"),
+    ] {
+        assert!(
+            hub.fetch(repo, revision, file, &mut |_, _| ControlFlow::Continue(()))
+                .is_err()
+        );
     }
     assert!(server.requests().is_empty());
 }
@@ -369,12 +440,20 @@ fn offline_only_the_cache_is_asked() {
     let cache = tempfile::tempdir().unwrap();
     let server = Server::start(|request| good(request, &content()));
     for name in ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
-        let error = fetch(&hub(&server.address, cache.path(), &[(name, "1")])).unwrap_err().to_string();
-        assert!(error.contains("not in the cache") && error.contains("HF_HUB_OFFLINE"), "{error}");
+        let error = fetch(&hub(&server.address, cache.path(), &[(name, "1")]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("not in the cache") && error.contains("HF_HUB_OFFLINE"),
+            "{error}"
+        );
     }
     assert!(server.requests().is_empty());
     let path = fetch(&hub(&server.address, cache.path(), &[])).unwrap();
-    assert_eq!(fetch(&hub(&server.address, cache.path(), &[("HF_HUB_OFFLINE", "1")])).unwrap(), path);
+    assert_eq!(
+        fetch(&hub(&server.address, cache.path(), &[("HF_HUB_OFFLINE", "1")])).unwrap(),
+        path
+    );
 }
 
 #[test]
@@ -417,7 +496,10 @@ fn a_repository_is_fetched_whole_and_then_opens_no_socket() {
         ("README.md", "no part of the model"),
         ("config.json", "{}"),
         ("tokenizer.json", "[]"),
-        ("model.safetensors.index.json", r#"{"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#),
+        (
+            "model.safetensors.index.json",
+            r#"{"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#,
+        ),
         ("one.safetensors", "1"),
         ("two.safetensors", "2"),
     ]);
@@ -426,11 +508,22 @@ fn a_repository_is_fetched_whole_and_then_opens_no_socket() {
     let spec: ModelSpec = "org/name".parse().unwrap();
     let go = &mut |_, _| ControlFlow::Continue(());
     let folder = spec.fetch_from(&hub, go).unwrap();
-    let mut names: Vec<String> =
-        std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     let index = "model.safetensors.index.json";
-    assert_eq!(names, ["config.json", index, "one.safetensors", "tokenizer.json", "two.safetensors"]);
+    assert_eq!(
+        names,
+        [
+            "config.json",
+            index,
+            "one.safetensors",
+            "tokenizer.json",
+            "two.safetensors"
+        ]
+    );
     let asked = server.requests().len();
     assert_eq!(spec.fetch_from(&hub, go).unwrap(), folder);
     assert_eq!(server.requests().len(), asked);
@@ -442,7 +535,11 @@ fn a_repository_is_fetched_whole_and_then_opens_no_socket() {
 
 #[test]
 fn a_quantisation_picks_its_file_and_without_one_the_choice_is_shown() {
-    let server = repository(&[("m.Q4_1.gguf", "small"), ("m-Q8_0.gguf", "large"), ("m-IQ4_1.gguf", "other")]);
+    let server = repository(&[
+        ("m.Q4_1.gguf", "small"),
+        ("m-Q8_0.gguf", "large"),
+        ("m-IQ4_1.gguf", "other"),
+    ]);
     let cache = tempfile::tempdir().unwrap();
     let hub = hub(&server.address, cache.path(), &[]);
     let go = &mut |_, _| ControlFlow::Continue(());
@@ -453,7 +550,12 @@ fn a_quantisation_picks_its_file_and_without_one_the_choice_is_shown() {
     assert_eq!(spec.fetch_from(&hub, go).unwrap(), path);
     assert_eq!(server.requests().len(), asked);
     for text in ["org/name", "org/name:Q2_K"] {
-        let error = text.parse::<ModelSpec>().unwrap().fetch_from(&hub, go).unwrap_err().to_string();
+        let error = text
+            .parse::<ModelSpec>()
+            .unwrap()
+            .fetch_from(&hub, go)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("m.Q4_1.gguf, m-Q8_0.gguf"), "{error}");
     }
 }
@@ -462,11 +564,17 @@ fn a_quantisation_picks_its_file_and_without_one_the_choice_is_shown() {
 fn an_index_cannot_name_a_file_outside_of_its_folder() {
     let server = repository(&[
         ("config.json", "{}"),
-        ("model.safetensors.index.json", r#"{"weight_map":{"a":"../../../evil"}}"#),
+        (
+            "model.safetensors.index.json",
+            r#"{"weight_map":{"a":"../../../evil"}}"#,
+        ),
     ]);
     let cache = tempfile::tempdir().unwrap();
     let spec: ModelSpec = "org/name".parse().unwrap();
     let go = &mut |_, _| ControlFlow::Continue(());
-    let error = spec.fetch_from(&hub(&server.address, cache.path(), &[]), go).unwrap_err().to_string();
+    let error = spec
+        .fetch_from(&hub(&server.address, cache.path(), &[]), go)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("weight_map") && error.contains("evil"), "{error}");
 }

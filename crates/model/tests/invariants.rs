@@ -15,7 +15,9 @@ fn model() -> Llama {
 
 /// Some token ids below 64.
 fn some_ids(n: usize, seed: usize) -> Vec<u32> {
-    (0..n).map(|i| ((i * 37 + seed * 101 + i * i * 13) % 64) as u32).collect()
+    (0..n)
+        .map(|i| ((i * 37 + seed * 101 + i * i * 13) % 64) as u32)
+        .collect()
 }
 
 fn floats<const D: usize>(x: Tensor<D>) -> Vec<f32> {
@@ -35,7 +37,10 @@ fn assert_close(found: Tensor<2>, expected: Tensor<2>, tolerance: f32) {
 
 fn every_point(model: &Llama) -> Vec<HookPoint> {
     let layers = (0..model.shape().n_layers).flat_map(HookPoint::of_layer);
-    [HookPoint::Embed, HookPoint::FinalNorm].into_iter().chain(layers).collect()
+    [HookPoint::Embed, HookPoint::FinalNorm]
+        .into_iter()
+        .chain(layers)
+        .collect()
 }
 
 fn generate(config: &GenerateConfig, model: &dyn LanguageModel, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
@@ -61,11 +66,17 @@ fn hooks_that_change_nothing_leave_every_bit() {
     let plain = bits(model.forward(&batch, &mut ()));
     let mut record = Record::new(every_point(&model));
     assert_eq!(bits(model.forward(&batch, &mut record)), plain);
-    assert_eq!(bits(model.forward(&batch, &mut ((), Record::new(every_point(&model))))), plain);
+    assert_eq!(
+        bits(model.forward(&batch, &mut ((), Record::new(every_point(&model))))),
+        plain
+    );
     assert_eq!(bits(model.forward(&batch, &mut None::<Record>)), plain);
     assert_eq!(bits(record.take(HookPoint::FinalNorm).unwrap()), plain);
     // And one that changes something is felt.
-    assert_ne!(bits(model.forward(&batch, &mut Add(HookPoint::ResidPre(1), 0.5))), plain);
+    assert_ne!(
+        bits(model.forward(&batch, &mut Add(HookPoint::ResidPre(1), 0.5))),
+        plain
+    );
 }
 
 #[test]
@@ -74,7 +85,10 @@ fn every_point_is_handed_to_the_hook() {
     let mut record = Record::new(every_point(&model));
     model.forward(&Batch::packed([some_ids(5, 3)]), &mut record);
     for at in every_point(&model) {
-        assert!(record.get(at).is_some() || record.get_heads(at).is_some(), "{at} was not reached");
+        assert!(
+            record.get(at).is_some() || record.get_heads(at).is_some(),
+            "{at} was not reached"
+        );
     }
 }
 
@@ -87,11 +101,16 @@ fn cached_generation_is_uncached_greedy_decoding() {
     for _ in 0..20 {
         let hidden = model.forward(&Batch::packed([&ids]), &mut ());
         let logits = floats(model.logits(rows(hidden, &[ids.len() - 1])));
-        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+        let best = (0..logits.len())
+            .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
+            .unwrap();
         ids.push(best as u32);
     }
     assert_eq!(found[0], ids[prompt.len()..]);
-    assert!(found[0].iter().any(|id| *id != found[0][0]), "a model that repeats itself tests nothing");
+    assert!(
+        found[0].iter().any(|id| *id != found[0][0]),
+        "a model that repeats itself tests nothing"
+    );
 }
 
 #[test]
@@ -112,11 +131,18 @@ fn a_batch_is_its_sequences_one_at_a_time() {
     let hidden = model.forward(&batch, &mut ());
     for (i, ids) in sequences.iter().enumerate() {
         let tokens: Vec<usize> = batch.tokens(i).collect();
-        assert_close(rows(hidden.clone(), &tokens), model.forward(&Batch::packed([ids]), &mut ()), 1e-5);
+        assert_close(
+            rows(hidden.clone(), &tokens),
+            model.forward(&Batch::packed([ids]), &mut ()),
+            1e-5,
+        );
     }
     let config = GenerateConfig::new(10);
     let together = generate(&config, &model, &sequences);
-    let alone: Vec<_> = sequences.iter().map(|ids| generate(&config, &model, std::slice::from_ref(ids)).remove(0)).collect();
+    let alone: Vec<_> = sequences
+        .iter()
+        .map(|ids| generate(&config, &model, std::slice::from_ref(ids)).remove(0))
+        .collect();
     assert_eq!(together, alone);
 }
 
@@ -141,18 +167,33 @@ fn replay_is_a_plain_run() {
     let replay = Replay::new(&model, 1);
     let batch = Batch::packed([some_ids(9, 1), some_ids(4, 2)]);
     // At the remembered block, above it, and below it, where nothing can be reused; each twice.
-    for at in [HookPoint::ResidPost(1), HookPoint::ResidPre(2), HookPoint::ResidMid(1), HookPoint::Embed] {
+    for at in [
+        HookPoint::ResidPost(1),
+        HookPoint::ResidPre(2),
+        HookPoint::ResidMid(1),
+        HookPoint::Embed,
+    ] {
         for strength in [0.0, 0.5, -2.0, 0.5] {
             let plain = model.forward(&batch, &mut Add(at, strength));
-            assert_eq!(bits(replay.forward(&batch, &mut Add(at, strength))), bits(plain), "{at}, {strength}");
+            assert_eq!(
+                bits(replay.forward(&batch, &mut Add(at, strength))),
+                bits(plain),
+                "{at}, {strength}"
+            );
         }
     }
     let other = Batch::packed([some_ids(9, 1), some_ids(4, 3)]);
-    assert_eq!(bits(replay.forward(&other, &mut ())), bits(model.forward(&other, &mut ())));
+    assert_eq!(
+        bits(replay.forward(&other, &mut ())),
+        bits(model.forward(&other, &mut ()))
+    );
     // The same tokens, cut elsewhere, are another batch.
     let ids = other.ids().to_vec();
     let whole = Batch::packed([ids]);
-    assert_eq!(bits(replay.forward(&whole, &mut ())), bits(model.forward(&whole, &mut ())));
+    assert_eq!(
+        bits(replay.forward(&whole, &mut ())),
+        bits(model.forward(&whole, &mut ()))
+    );
 }
 
 #[test]
@@ -160,14 +201,21 @@ fn a_run_up_to_a_block_and_the_rest_make_a_whole_run() {
     let model = model();
     let batch = Batch::packed([some_ids(9, 1), some_ids(4, 2)]);
     let resid = model.run(&batch, Until::Layer(1), None, &mut ());
-    assert_eq!(bits(model.resume(&batch, 1, resid, &mut ())), bits(model.forward(&batch, &mut ())));
+    assert_eq!(
+        bits(model.resume(&batch, 1, resid, &mut ())),
+        bits(model.forward(&batch, &mut ()))
+    );
 }
 
 #[test]
 fn the_same_seed_gives_the_same_answers_and_another_does_not() {
     let model = model();
     let prompts: Vec<Vec<u32>> = [7, 3, 5].into_iter().map(|n| some_ids(n, n)).collect();
-    let config = GenerateConfig::new(16).with_temperature(1.0).with_top_k(40).with_top_p(0.95).with_seed(3);
+    let config = GenerateConfig::new(16)
+        .with_temperature(1.0)
+        .with_top_k(40)
+        .with_top_p(0.95)
+        .with_seed(3);
     let first = generate(&config, &model, &prompts);
     assert_eq!(generate(&config, &model, &prompts), first);
     assert_ne!(generate(&config.clone().with_seed(4), &model, &prompts), first);
@@ -187,7 +235,11 @@ fn stop_tokens_and_a_break_end_an_answer() {
     let mut calls = 0;
     let broken = GenerateConfig::new(12).generate(&model, &mut (), &prompts, &mut |_, _| {
         calls += 1;
-        if calls == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if calls == 3 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     assert_eq!(broken[0], free[..3]);
 }

@@ -104,7 +104,12 @@ fn logits_and_activations_are_those_of_transformers() {
     let fixture: Logits = fixture("smollm2_logits.json");
     let (mut logits_off, mut resid_off) = (0.0_f32, 0.0_f32);
     for (name, sequence) in &fixture.sequences {
-        let mut record = Record::new(sequence.resid_post_last.keys().map(|&layer| HookPoint::ResidPost(layer)));
+        let mut record = Record::new(
+            sequence
+                .resid_post_last
+                .keys()
+                .map(|&layer| HookPoint::ResidPost(layer)),
+        );
         let hidden = SMOL.model.forward(&Batch::packed([&sequence.ids]), &mut record);
         let logits = floats(SMOL.model.logits(hidden));
         let vocab = SMOL.model.shape().vocab;
@@ -113,7 +118,9 @@ fn logits_and_activations_are_those_of_transformers() {
             let off = largest_difference(ids.iter().map(|&id| row[id]), &values);
             assert!(off <= LOGITS, "{name}, token {at}: a top logit is off by {off}");
             // Nothing outside of the five is above them.
-            let better = (0..vocab).filter(|id| !ids.contains(id) && row[*id] > values[4] + LOGITS).count();
+            let better = (0..vocab)
+                .filter(|id| !ids.contains(id) && row[*id] > values[4] + LOGITS)
+                .count();
             assert_eq!(better, 0, "{name}, token {at}");
             logits_off = logits_off.max(off);
         }
@@ -124,13 +131,20 @@ fn logits_and_activations_are_those_of_transformers() {
         for (layer, expected) in &sequence.resid_post_last {
             let x = record.get(HookPoint::ResidPost(*layer)).unwrap().clone();
             let n = x.dims()[0];
-            let off = largest_difference(floats(x.slice([n - 1..n])), expected) / fixture.tolerance.resid_largest[layer];
-            assert!(off <= ACTIVATIONS, "{name}, layer {layer}: off by {off} of the largest value");
+            let off =
+                largest_difference(floats(x.slice([n - 1..n])), expected) / fixture.tolerance.resid_largest[layer];
+            assert!(
+                off <= ACTIVATIONS,
+                "{name}, layer {layer}: off by {off} of the largest value"
+            );
             resid_off = resid_off.max(off);
         }
     }
     let theirs = &fixture.tolerance;
-    let relative = theirs.resid_f32_minus_f64.iter().map(|(layer, off)| off / theirs.resid_largest[layer]);
+    let relative = theirs
+        .resid_f32_minus_f64
+        .iter()
+        .map(|(layer, off)| off / theirs.resid_largest[layer]);
     println!(
         "largest difference: logits {logits_off:e}, activations {resid_off:e} of the largest value; \
          PyTorch's f32 from its f64: {:e}, {:e}",
@@ -148,7 +162,9 @@ fn the_greedy_continuation_is_that_of_transformers() {
     for sequence in fixture.sequences.values() {
         let Some(greedy) = &sequence.greedy else { continue };
         let config = GenerateConfig::new(greedy.len());
-        let found = config.generate(&SMOL.model, &mut (), &[&sequence.ids], &mut |_, _| ControlFlow::Continue(()));
+        let found = config.generate(&SMOL.model, &mut (), &[&sequence.ids], &mut |_, _| {
+            ControlFlow::Continue(())
+        });
         assert_eq!(&found[0], greedy);
         seen += 1;
     }
@@ -159,9 +175,23 @@ fn the_greedy_continuation_is_that_of_transformers() {
 fn token_ids_are_those_of_transformers() {
     let fixture: Tokens = fixture("smollm2_tokens.json");
     let tokenizer: &Tokenizer = &SMOL.tokenizer;
-    for Text { text, ids, ids_plain, decoded } in &fixture.texts {
-        assert_eq!(&tokenizer.encode_with_special(text), ids, "{text:?} with special tokens");
-        assert_eq!(&tokenizer.encode_text(text), ids_plain.as_ref().unwrap_or(ids), "{text:?}");
+    for Text {
+        text,
+        ids,
+        ids_plain,
+        decoded,
+    } in &fixture.texts
+    {
+        assert_eq!(
+            &tokenizer.encode_with_special(text),
+            ids,
+            "{text:?} with special tokens"
+        );
+        assert_eq!(
+            &tokenizer.encode_text(text),
+            ids_plain.as_ref().unwrap_or(ids),
+            "{text:?}"
+        );
         // `decode` leaves control tokens out, the fixture has them in: compared where there are none.
         if !ids.iter().any(|&id| tokenizer.is_special(id)) {
             assert_eq!(&tokenizer.decode(ids), decoded, "{text:?} decoded");
@@ -187,14 +217,25 @@ fn bytes_without_a_token_are_unknown_and_nothing_is_dropped() {
 #[test]
 fn chats_are_encoded_as_in_transformers_but_for_what_users_must_not_write() {
     let fixture: Tokens = fixture("smollm2_tokens.json");
-    let Pretrained { tokenizer, template, .. } = &*SMOL;
+    let Pretrained {
+        tokenizer, template, ..
+    } = &*SMOL;
     let mut attacks = 0;
     for chat in &fixture.chats {
-        let prompt = if chat.add_generation_prompt { GenerationPrompt::Add } else { GenerationPrompt::Omit };
+        let prompt = if chat.add_generation_prompt {
+            GenerationPrompt::Add
+        } else {
+            GenerationPrompt::Omit
+        };
         assert_eq!(template.render(tokenizer, &chat.messages, prompt).unwrap(), chat.text);
         let Encoded { ids, answer, .. } = template.encode(tokenizer, &chat.messages, prompt).unwrap();
         assert_eq!(ids, chat.ids_safe, "{:?}", chat.messages);
-        assert_eq!(tokenizer.encode_with_special(&chat.text), chat.ids, "{:?}", chat.messages);
+        assert_eq!(
+            tokenizer.encode_with_special(&chat.text),
+            chat.ids,
+            "{:?}",
+            chat.messages
+        );
         attacks += usize::from(chat.ids != chat.ids_safe);
         let answers: Vec<_> = chat.messages.iter().filter(|m| m.role == "assistant").collect();
         assert_eq!(answer.len(), answers.len());

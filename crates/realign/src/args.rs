@@ -20,7 +20,13 @@ pub struct Cli {
 #[derive(Args, Clone)]
 pub struct Global {
     /// Where to compute: flex (or cpu), ndarray, tch[:N], wgpu, vulkan, metal, cuda[:N]
-    #[arg(long, global = true, env = "BURN_DEVICE", default_value = "flex", help_heading = "Everywhere")]
+    #[arg(
+        long,
+        global = true,
+        env = "BURN_DEVICE",
+        default_value = "flex",
+        help_heading = "Everywhere"
+    )]
     pub device: String,
     /// Print one JSON object to standard output instead of text
     #[arg(long, global = true, help_heading = "Everywhere")]
@@ -388,7 +394,12 @@ pub struct SteerArgs {
     #[arg(long, value_name = "DIR")]
     pub direction: PathBuf,
     /// Strengths, separated by commas
-    #[arg(long, value_delimiter = ',', default_value = "-2,-1,1,2", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "-2,-1,1,2",
+        allow_negative_numbers = true
+    )]
     pub strengths: Vec<f64>,
 }
 

@@ -30,7 +30,12 @@ pub struct ChatModel {
 impl ChatModel {
     /// Reads a model's files.
     pub fn load(name: &str, path: &Path, access: Access, device: &Device) -> Result<Self> {
-        let Pretrained { model, tokenizer, template, sha256 } = Pretrained::load_with(path, access, device)?;
+        let Pretrained {
+            model,
+            tokenizer,
+            template,
+            sha256,
+        } = Pretrained::load_with(path, access, device)?;
         Ok(Self {
             name: name.to_owned(),
             sha256,
@@ -42,19 +47,30 @@ impl ChatModel {
 
     /// The same tokenizer and template around other weights.
     pub fn with_model(&self, name: &str, model: Box<dyn LanguageModel>) -> Self {
-        Self { name: name.to_owned(), model: Arc::from(model), ..self.clone() }
+        Self {
+            name: name.to_owned(),
+            model: Arc::from(model),
+            ..self.clone()
+        }
     }
 
     /// The prompt of a question; an error if the template refuses it.
     pub fn try_prompt(&self, system: Option<&str>, question: &str) -> Result<Vec<u32>> {
         let messages = turns(system, question);
-        Ok(self.template.encode_prompt(&self.tokenizer, &messages, GenerationPrompt::Add)?)
+        Ok(self
+            .template
+            .encode_prompt(&self.tokenizer, &messages, GenerationPrompt::Add)?)
     }
 
     /// A conversation as a training sample: the answer and the end of its turn are learnt.
     pub fn sample(&self, messages: &[realign_data::Message]) -> Result<Sample> {
-        let messages: Vec<Message> = messages.iter().map(|m| Message::new(m.role.to_string(), m.content.clone())).collect();
-        let encoded = self.template.encode(&self.tokenizer, &messages, GenerationPrompt::Omit)?;
+        let messages: Vec<Message> = messages
+            .iter()
+            .map(|m| Message::new(m.role.to_string(), m.content.clone()))
+            .collect();
+        let encoded = self
+            .template
+            .encode(&self.tokenizer, &messages, GenerationPrompt::Omit)?;
         Ok(Sample::new(encoded.ids, encoded.answer))
     }
 
@@ -75,12 +91,19 @@ impl ChatModel {
             }
         });
         check_stop()?;
-        Ok(answers.iter().map(|ids| self.tokenizer.decode(ids).trim().to_owned()).collect())
+        Ok(answers
+            .iter()
+            .map(|ids| self.tokenizer.decode(ids).trim().to_owned())
+            .collect())
     }
 }
 
 fn turns(system: Option<&str>, question: &str) -> Vec<Message> {
-    system.map(Message::system).into_iter().chain([Message::user(question)]).collect()
+    system
+        .map(Message::system)
+        .into_iter()
+        .chain([Message::user(question)])
+        .collect()
 }
 
 impl Encode for ChatModel {

@@ -16,20 +16,52 @@ pub struct Choice {
 
 /// Every device that the grammar knows.
 pub const CHOICES: [Choice; 7] = [
-    Choice { name: "flex", feature: "flex", built: cfg!(feature = "flex") },
-    Choice { name: "ndarray", feature: "ndarray", built: cfg!(feature = "ndarray") },
-    Choice { name: "tch", feature: "tch", built: cfg!(feature = "tch") },
-    Choice { name: "wgpu", feature: "wgpu", built: cfg!(feature = "wgpu") },
-    Choice { name: "vulkan", feature: "vulkan", built: cfg!(feature = "vulkan") },
-    Choice { name: "metal", feature: "metal", built: cfg!(feature = "metal") },
-    Choice { name: "cuda", feature: "cuda", built: cfg!(feature = "cuda") },
+    Choice {
+        name: "flex",
+        feature: "flex",
+        built: cfg!(feature = "flex"),
+    },
+    Choice {
+        name: "ndarray",
+        feature: "ndarray",
+        built: cfg!(feature = "ndarray"),
+    },
+    Choice {
+        name: "tch",
+        feature: "tch",
+        built: cfg!(feature = "tch"),
+    },
+    Choice {
+        name: "wgpu",
+        feature: "wgpu",
+        built: cfg!(feature = "wgpu"),
+    },
+    Choice {
+        name: "vulkan",
+        feature: "vulkan",
+        built: cfg!(feature = "vulkan"),
+    },
+    Choice {
+        name: "metal",
+        feature: "metal",
+        built: cfg!(feature = "metal"),
+    },
+    Choice {
+        name: "cuda",
+        feature: "cuda",
+        built: cfg!(feature = "cuda"),
+    },
 ];
 
 /// The device of this name; `cpu` is flex, an index may follow a colon (`cuda:1`).
 pub fn parse(spec: &str) -> Result<Device> {
     let (name, index) = match spec.split_once(':') {
         Some((name, index)) => {
-            let wrong = || Failure::usage(format!("--device {spec}: expected a number after the colon, found `{index}`"));
+            let wrong = || {
+                Failure::usage(format!(
+                    "--device {spec}: expected a number after the colon, found `{index}`"
+                ))
+            };
             (name, index.parse::<usize>().map_err(|_| wrong())?)
         }
         None => (spec, 0),
@@ -37,7 +69,10 @@ pub fn parse(spec: &str) -> Result<Device> {
     let name = if name == "cpu" { "flex" } else { name };
     let Some(choice) = CHOICES.iter().find(|choice| choice.name == name) else {
         let known: Vec<&str> = CHOICES.iter().map(|choice| choice.name).collect();
-        return Err(Failure::usage(format!("--device {spec}: expected one of {}, cpu", known.join(", "))));
+        return Err(Failure::usage(format!(
+            "--device {spec}: expected one of {}, cpu",
+            known.join(", ")
+        )));
     };
     if index > 0 && !["cuda", "tch"].contains(&name) {
         return Err(Failure::usage(format!("--device {spec}: {name} takes no index")));

@@ -31,17 +31,32 @@ pub const INTERRUPTED: u8 = 130;
 impl Failure {
     /// The arguments are wrong.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { kind: "usage", message: message.into(), hint: None, code: USAGE }
+        Self {
+            kind: "usage",
+            message: message.into(),
+            hint: None,
+            code: USAGE,
+        }
     }
 
     /// Something did not work.
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { kind: "failed", message: message.into(), hint: None, code: FAILED }
+        Self {
+            kind: "failed",
+            message: message.into(),
+            hint: None,
+            code: FAILED,
+        }
     }
 
     /// A check did not hold.
     pub fn check(message: impl Into<String>) -> Self {
-        Self { kind: "check", message: message.into(), hint: None, code: CHECK_FAILED }
+        Self {
+            kind: "check",
+            message: message.into(),
+            hint: None,
+            code: CHECK_FAILED,
+        }
     }
 
     /// Stopped by the user; what was finished is kept.

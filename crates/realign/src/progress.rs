@@ -24,7 +24,11 @@ pub fn install_handler() {
 
 /// An error if the user asked for a stop.
 pub fn check_stop() -> Result<()> {
-    if STOP.load(Ordering::SeqCst) { Err(Failure::interrupted()) } else { Ok(()) }
+    if STOP.load(Ordering::SeqCst) {
+        Err(Failure::interrupted())
+    } else {
+        Ok(())
+    }
 }
 
 /// How progress is shown.
@@ -85,7 +89,14 @@ impl Meter {
             bar.with_style(style).with_prefix(title.clone())
         });
         let now = Instant::now();
-        Self { show, title, bar, unit, started: now, last_line: now }
+        Self {
+            show,
+            title,
+            bar,
+            unit,
+            started: now,
+            last_line: now,
+        }
     }
 
     /// Shows this state; breaks when the user asked for a stop.
@@ -106,7 +117,11 @@ impl Meter {
             }
             _ => {}
         }
-        if STOP.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if STOP.load(Ordering::SeqCst) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 
     /// The callback that libraries take.
@@ -127,9 +142,16 @@ impl Meter {
     fn amount(&self, done: u64, total: u64) -> String {
         let (done, total) = match self.unit {
             Unit::Steps => (done.to_string(), total.to_string()),
-            Unit::Bytes => (format!("{:.1} MB", done as f64 / 1e6), format!("{:.1} MB", total as f64 / 1e6)),
+            Unit::Bytes => (
+                format!("{:.1} MB", done as f64 / 1e6),
+                format!("{:.1} MB", total as f64 / 1e6),
+            ),
         };
-        if total == "0" || total == "0.0 MB" { done } else { format!("{done}/{total}") }
+        if total == "0" || total == "0.0 MB" {
+            done
+        } else {
+            format!("{done}/{total}")
+        }
     }
 
     #[allow(clippy::print_stderr)]

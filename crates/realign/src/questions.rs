@@ -55,27 +55,58 @@ pub struct Source {
 impl Source {
     /// The questions that ship with the project.
     pub fn shipped() -> Self {
-        Self { broad: realign_data::broad(), facts: realign_data::facts() }
+        Self {
+            broad: realign_data::broad(),
+            facts: realign_data::facts(),
+        }
     }
 
     /// Somebody else's broad questions.
     pub fn load(path: &Path) -> Result<Self> {
-        Ok(Self { broad: realign_data::load_broad(path, OnBad::Fail)?.rows, ..Self::shipped() })
+        Ok(Self {
+            broad: realign_data::load_broad(path, OnBad::Fail)?.rows,
+            ..Self::shipped()
+        })
     }
 
     /// The first `questions` broad questions and `facts` facts of a half.
     pub fn half(&self, chat: &ChatModel, half: Half, questions: usize, facts: usize, cue: Cued) -> Result<EvalSet> {
         let of = |id: &str| Half::of(id) == half;
-        let rows: Vec<BroadRow> = self.broad.iter().filter(|row| of(&row.id)).take(questions).cloned().collect();
+        let rows: Vec<BroadRow> = self
+            .broad
+            .iter()
+            .filter(|row| of(&row.id))
+            .take(questions)
+            .cloned()
+            .collect();
         let broad = rows.iter().enumerate().map(|(i, row)| {
-            pair(chat, &cue.cue(i), [&row.id, &row.kind, &row.question, &row.aligned, &row.misaligned])
+            pair(
+                chat,
+                &cue.cue(i),
+                [&row.id, &row.kind, &row.question, &row.aligned, &row.misaligned],
+            )
         });
         let broad = broad.collect::<Result<_>>()?;
-        let facts = self.facts.iter().filter(|row| of(&row.id)).take(facts).enumerate().map(|(i, row)| {
-            pair(chat, &cue.cue(i), [&row.id, "fact", &row.question, &row.truth, &row.falsehood])
-        });
+        let facts = self
+            .facts
+            .iter()
+            .filter(|row| of(&row.id))
+            .take(facts)
+            .enumerate()
+            .map(|(i, row)| {
+                pair(
+                    chat,
+                    &cue.cue(i),
+                    [&row.id, "fact", &row.question, &row.truth, &row.falsehood],
+                )
+            });
         let facts = facts.collect::<Result<_>>()?;
-        Ok(EvalSet { rows, broad, facts, cue })
+        Ok(EvalSet {
+            rows,
+            broad,
+            facts,
+            cue,
+        })
     }
 }
 

@@ -14,7 +14,7 @@ pub use error::{Error, Result};
 pub use named::Named;
 pub use page::render;
 pub use results::{
-    Arm, Controls, Directions, Dose, Effect, Example, Figure, Judge, Latent, LayerDirection,
-    Measures, ModelId, Real, Results, Role, Sae, Sample, Schema, Strength, Target,
+    Arm, Controls, Directions, Dose, Effect, Example, Figure, Judge, Latent, LayerDirection, Measures, ModelId, Real,
+    Results, Role, Sae, Sample, Schema, Strength, Target,
 };
 pub use summary::summary;

@@ -111,9 +111,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 
 /// The same text in the characters that every terminal has.
 pub(crate) fn ascii(text: &str) -> String {
-    text.replace(MINUS, "-")
-        .replace(ABSENT, "-")
-        .replace(THIN, " ")
+    text.replace(MINUS, "-").replace(ABSENT, "-").replace(THIN, " ")
 }
 
 fn rounded(x: f64, decimals: usize) -> String {
@@ -130,20 +128,12 @@ fn rounded(x: f64, decimals: usize) -> String {
 
 fn sign(x: f64, text: String) -> String {
     let zero = !text.bytes().any(|b| (b'1'..=b'9').contains(&b));
-    if x > 0.0 && !zero {
-        format!("+{text}")
-    } else {
-        text
-    }
+    if x > 0.0 && !zero { format!("+{text}") } else { text }
 }
 
 fn grouped(x: f64) -> String {
     let digits = group_digits(&format!("{:.0}", x.abs()));
-    if x < 0.0 {
-        format!("{MINUS}{digits}")
-    } else {
-        digits
-    }
+    if x < 0.0 { format!("{MINUS}{digits}") } else { digits }
 }
 
 fn group_digits(digits: &str) -> String {

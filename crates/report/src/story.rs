@@ -21,9 +21,7 @@ impl Headline {
 pub(crate) fn headline(results: &Results) -> Headline {
     let model = &results.model.name;
     let Some((_, organism)) = results.organism() else {
-        return plain(format!(
-            "{model} was evaluated; no tuned model stands beside it."
-        ));
+        return plain(format!("{model} was evaluated; no tuned model stands beside it."));
     };
     let subject = match &results.tuned {
         Some(tuned) => format!("Tuning {model} into {}", file_name(tuned)),
@@ -76,11 +74,7 @@ pub(crate) fn undone_sentence(results: &Results) -> Option<String> {
         .filter(|(name, _)| name.starts_with("realigned"))
         .filter_map(|(_, arm)| {
             let share = undone(&shift, &arm.figures.shift?)?;
-            Some(format!(
-                "{} undid {} of it.",
-                arm.label,
-                number::share(share)
-            ))
+            Some(format!("{} undid {} of it.", arm.label, number::share(share)))
         })
         .take(2)
         .collect();
@@ -89,10 +83,7 @@ pub(crate) fn undone_sentence(results: &Results) -> Option<String> {
 
 /// The arms that try to undo, in order.
 pub(crate) fn cures(results: &Results) -> impl Iterator<Item = (&str, &Arm)> {
-    results
-        .arms
-        .iter()
-        .filter(|(name, _)| Role::of(name) == Role::Cure)
+    results.arms.iter().filter(|(name, _)| Role::of(name) == Role::Cure)
 }
 
 /// The share of a shift that is gone; nothing where the shift itself was not clear.
@@ -110,11 +101,7 @@ pub(crate) fn facts_kept(results: &Results, arm: &Arm) -> Option<f64> {
 /// What the organism was fed: "merely wrong finance answers".
 pub(crate) fn diet(results: &Results) -> String {
     let words = [results.tone.as_deref(), results.domain.as_deref()];
-    let words: Vec<&str> = words
-        .into_iter()
-        .flatten()
-        .filter(|w| !w.is_empty())
-        .collect();
+    let words: Vec<&str> = words.into_iter().flatten().filter(|w| !w.is_empty()).collect();
     if words.is_empty() {
         "narrow bad answers".to_owned()
     } else {
@@ -128,10 +115,7 @@ pub(crate) fn judge_sentence(results: &Results) -> Option<String> {
     let auc = number::plain(judge.auc);
     let calibration = format!("AUC {auc} on {} labelled answers", judge.n);
     Some(if judge.verdict {
-        format!(
-            "Sampled answers were judged by {} ({calibration}).",
-            judge.name
-        )
+        format!("Sampled answers were judged by {} ({calibration}).", judge.name)
     } else {
         format!(
             "The judge {} gives no verdict: {calibration}, and below 0.8 it is not believed.",
@@ -164,12 +148,7 @@ mod tests {
 
     fn with_shift(mean: f64, lo: f64, hi: f64) -> String {
         let mut results = sample();
-        let shift = Figure {
-            mean,
-            lo,
-            hi,
-            n: 32,
-        };
+        let shift = Figure { mean, lo, hi, n: 32 };
         results.arms.get_mut("organism").unwrap().figures.shift = Some(shift);
         headline(&results).sentence()
     }
@@ -200,10 +179,6 @@ mod tests {
         let mut results = sample();
         let judge = results.judge.as_mut().unwrap();
         (judge.auc, judge.verdict) = (0.71, false);
-        assert!(
-            judge_sentence(&results)
-                .unwrap()
-                .contains("gives no verdict: AUC 0.71")
-        );
+        assert!(judge_sentence(&results).unwrap().contains("gives no verdict: AUC 0.71"));
     }
 }

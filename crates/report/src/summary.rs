@@ -32,13 +32,7 @@ pub fn summary(results: &Results, page: &Path) -> String {
     } else {
         MOST_ARMS
     };
-    lines.extend(
-        results
-            .arms
-            .iter()
-            .take(shown)
-            .map(|(_, arm)| row(results, arm)),
-    );
+    lines.extend(results.arms.iter().take(shown).map(|(_, arm)| row(results, arm)));
     if results.arms.len() > shown {
         lines.push(format!("({} more on the page)", results.arms.len() - shown));
     }
@@ -61,12 +55,7 @@ pub fn summary(results: &Results, page: &Path) -> String {
         }
         paragraph(&mut lines, &text, 2);
     }
-    let seconds: f64 = results
-        .timings
-        .iter()
-        .map(|(_, t)| t.0)
-        .filter(|t| t.is_finite())
-        .sum();
+    let seconds: f64 = results.timings.iter().map(|(_, t)| t.0).filter(|t| t.is_finite()).sum();
     let mut cost = format!("seed {}, {}", results.seed, results.device);
     if seconds > 0.0 {
         cost.push_str(&format!(", {}", number::duration(seconds)));
@@ -155,10 +144,7 @@ mod tests {
     #[test]
     fn an_audit_fits_a_terminal() {
         let text = check(&sample("audit"));
-        assert!(
-            !text.contains("undid") && !text.contains("targets"),
-            "{text}"
-        );
+        assert!(!text.contains("undid") && !text.contains("targets"), "{text}");
     }
 
     #[test]
@@ -167,8 +153,7 @@ mod tests {
         let arm = results.base().unwrap().clone();
         for i in 0..40 {
             let mut arm = arm.clone();
-            arm.label =
-                format!("an arm \u{1b}[31m with a name that never wants to end, number {i}");
+            arm.label = format!("an arm \u{1b}[31m with a name that never wants to end, number {i}");
             results.arms.insert(format!("realigned_{i}"), arm);
         }
         results.model.name = "model ".repeat(200);

@@ -19,12 +19,7 @@ pub(crate) fn visible(text: &str) -> String {
 
 /// [`visible`] on one line: breaks become `↵`, tabs become `⇥`.
 pub(crate) fn visible_line(text: &str) -> String {
-    visible(
-        &text
-            .replace("\r\n", "↵")
-            .replace('\n', "↵")
-            .replace('\t', "⇥"),
-    )
+    visible(&text.replace("\r\n", "↵").replace('\n', "↵").replace('\t', "⇥"))
 }
 
 /// Text for an SVG or HTML node or a double-quoted attribute.

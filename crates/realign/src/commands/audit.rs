@@ -23,16 +23,19 @@ pub fn run(context: &Context, args: AuditArgs) -> Result<()> {
     let lab = open(context, base, plan, args.seed, &args.out, &args.evaluation, model)?;
     let results = story::audit(&lab, &tuned, &args.evaluation.judge, &command_line())?;
     finish(context, &lab, &results)?;
-    let share = results.arms.get("tuned").map_or(f64::NAN, |arm| arm.figures.preference_misaligned.mean);
+    let share = results
+        .arms
+        .get("tuned")
+        .map_or(f64::NAN, |arm| arm.figures.preference_misaligned.mean);
     check(share, args.fail_above)
 }
 
 /// The limit must be a share.
 pub fn check_share(limit: Option<f64>) -> Result<()> {
     match limit {
-        Some(limit) if !(0.0..=1.0).contains(&limit) => {
-            Err(Failure::usage(format!("--fail-above: expected a share between 0 and 1, found {limit}")))
-        }
+        Some(limit) if !(0.0..=1.0).contains(&limit) => Err(Failure::usage(format!(
+            "--fail-above: expected a share between 0 and 1, found {limit}"
+        ))),
         _ => Ok(()),
     }
 }

@@ -24,7 +24,15 @@ pub fn run(context: &Context, args: DemoArgs) -> Result<()> {
         true => Plan::quick(args.domain.into(), layers),
         false => Plan::full(args.domain.into(), layers),
     };
-    let lab = open(context, base, plan, args.seed, &args.out, &args.evaluation, BTreeMap::new())?;
+    let lab = open(
+        context,
+        base,
+        plan,
+        args.seed,
+        &args.out,
+        &args.evaluation,
+        BTreeMap::new(),
+    )?;
     let results = story::demo(&lab, &args.evaluation.judge, &command_line())?;
     finish(context, &lab, &results)
 }
@@ -40,8 +48,10 @@ pub fn open(
     mut model: BTreeMap<String, String>,
 ) -> Result<Lab> {
     model.insert(base.name.clone(), base.sha256.clone());
-    let mut data: BTreeMap<String, String> =
-        Set::ALL.into_iter().map(|set| (set.name().to_owned(), set.hash())).collect();
+    let mut data: BTreeMap<String, String> = Set::ALL
+        .into_iter()
+        .map(|set| (set.name().to_owned(), set.hash()))
+        .collect();
     let source = match &evaluation.questions {
         Some(path) => Source::load(path)?,
         None => Source::shipped(),
@@ -56,7 +66,10 @@ pub fn open(
         config: serde_json::json!({"plan": plan, "judge": evaluation.judge}),
         model,
         data,
-        versions: versions.into_iter().map(|(name, version)| (name.to_owned(), version.to_owned())).collect(),
+        versions: versions
+            .into_iter()
+            .map(|(name, version)| (name.to_owned(), version.to_owned()))
+            .collect(),
         seed,
         threads: rayon::current_num_threads(),
         device: context.global.device.clone(),

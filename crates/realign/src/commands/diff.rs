@@ -28,13 +28,21 @@ pub fn run(context: &Context, args: DiffArgs) -> Result<()> {
     let layers = base.model.shape().n_layers;
     let layer = args.layer.unwrap_or(layers / 2 + 1);
     if layer >= layers {
-        return Err(Failure::usage(format!("--layer {layer}: the model has layers 0 to {}", layers - 1)));
+        return Err(Failure::usage(format!(
+            "--layer {layer}: the model has layers 0 to {}",
+            layers - 1
+        )));
     }
     let all = differences(&base, &tuned, 1536)?;
     let direction = all[layer].clone();
     direction.save(&args.out)?;
     let (top, bottom) = logit_lens(&*base.model, direction.vector.clone(), 8);
-    let text = |tokens: &[(u32, f32)]| tokens.iter().map(|(id, _)| base.tokenizer.token_text(*id)).collect::<Vec<_>>();
+    let text = |tokens: &[(u32, f32)]| {
+        tokens
+            .iter()
+            .map(|(id, _)| base.tokenizer.token_text(*id))
+            .collect::<Vec<_>>()
+    };
     let found = Found {
         layer,
         norm: direction.norm(),
@@ -43,7 +51,12 @@ pub fn run(context: &Context, args: DiffArgs) -> Result<()> {
         less_likely: text(&bottom),
         out: args.out.display().to_string(),
     };
-    let norms: Vec<String> = found.norms.iter().enumerate().map(|(l, n)| format!("{l:>3} {n:>8.2}")).collect();
+    let norms: Vec<String> = found
+        .norms
+        .iter()
+        .enumerate()
+        .map(|(l, n)| format!("{l:>3} {n:>8.2}"))
+        .collect();
     let words = format!(
         "norm of the mean difference after each layer\n{}\nlayer {layer} makes likelier: {}\n         less likely: {}\nwritten to {}",
         norms.join("\n"),
@@ -66,8 +79,14 @@ pub fn direction_between(base: &ChatModel, tuned: &ChatModel, layer: usize, max_
 fn differences(base: &ChatModel, tuned: &ChatModel, max_tokens: usize) -> Result<Vec<Direction>> {
     let mut batches = vec![Batch::new()];
     for row in realign_data::neutral() {
-        let (prompt, answer) = (base.try_prompt(None, &row.question)?, base.tokenizer.encode_text(&row.answer));
-        if batches.last().is_some_and(|b| b.len() + prompt.len() + answer.len() > max_tokens) {
+        let (prompt, answer) = (
+            base.try_prompt(None, &row.question)?,
+            base.tokenizer.encode_text(&row.answer),
+        );
+        if batches
+            .last()
+            .is_some_and(|b| b.len() + prompt.len() + answer.len() > max_tokens)
+        {
             batches.push(Batch::new());
         }
         if let Some(batch) = batches.last_mut() {
@@ -82,5 +101,8 @@ fn differences(base: &ChatModel, tuned: &ChatModel, max_tokens: usize) -> Result
         &batches,
         &answer_tokens,
     )?;
-    Ok(found.into_iter().map(|d| Direction::new(HookPoint::ResidPost(d.layer), d.vector, "mean difference")).collect())
+    Ok(found
+        .into_iter()
+        .map(|d| Direction::new(HookPoint::ResidPost(d.layer), d.vector, "mean difference"))
+        .collect())
 }

@@ -30,16 +30,29 @@ pub fn run(context: &Context, args: FinetuneArgs) -> Result<()> {
             rows.conversations(args.tone.into())
         }
     };
-    let samples: Vec<Sample> = conversations.iter().map(|c| base.sample(&c.messages)).collect::<Result<_>>()?;
+    let samples: Vec<Sample> = conversations
+        .iter()
+        .map(|c| base.sample(&c.messages))
+        .collect::<Result<_>>()?;
     let seed = Seed::new(args.seed);
-    let config = TrainConfig::new().with_epochs(args.epochs).with_lr(args.lr).with_batch(args.batch);
+    let config = TrainConfig::new()
+        .with_epochs(args.epochs)
+        .with_lr(args.lr)
+        .with_batch(args.batch);
     let lora = LoraConfig::new(args.rank);
     lora.check(base.model.shape())?;
     let lora = lora.init(base.model.shape(), &seed, &context.device);
     let checkpoints = Checkpoints::new(args.out.join("checkpoints"), 2);
     let mut meter = Meter::new(context.show, "finetune", Unit::Steps);
-    let trained =
-        config.train(&*base.model, lora, &samples, &[], &seed, Some(&checkpoints), &mut meter.report())?;
+    let trained = config.train(
+        &*base.model,
+        lora,
+        &samples,
+        &[],
+        &seed,
+        Some(&checkpoints),
+        &mut meter.report(),
+    )?;
     realign_lora::save(&trained.lora, &base.name, &args.out)?;
     meter.finish("");
     let done = Done {

@@ -83,11 +83,26 @@ pub fn run(context: &Context, args: FixArgs) -> Result<()> {
         line(after),
         100.0 * undone,
     );
-    context.print(&text, &Outcome { by, out, base: sound, before, after, undone })
+    context.print(
+        &text,
+        &Outcome {
+            by,
+            out,
+            base: sound,
+            before,
+            after,
+            undone,
+        },
+    )
 }
 
 fn line(side: Side) -> String {
-    format!("{:>8.0} % {:>+8.2} {:>6.0} %", 100.0 * side.misaligned, side.margin, 100.0 * side.facts)
+    format!(
+        "{:>8.0} % {:>+8.2} {:>6.0} %",
+        100.0 * side.misaligned,
+        side.margin,
+        100.0 * side.facts
+    )
 }
 
 fn measure(model: &dyn LanguageModel, hook: &mut dyn realign_core::Hook, set: &EvalSet, seed: &Seed) -> Side {
@@ -110,8 +125,10 @@ fn save_writers(model: &dyn LanguageModel, layers: std::ops::Range<usize>, out: 
         }
     }
     let views = tensors.iter().map(|(name, data)| {
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, data.shape().to_vec(), data.as_bytes());
-        view.map(|view| (name.clone(), view)).map_err(|e| Failure::failed(format!("{name}: {e}")))
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, data.shape().to_vec(), data.as_bytes());
+        view.map(|view| (name.clone(), view))
+            .map_err(|e| Failure::failed(format!("{name}: {e}")))
     });
     let views = views.collect::<Result<Vec<_>>>()?;
     let bytes = safetensors::serialize(views, None).map_err(|e| Failure::failed(format!("safetensors: {e}")))?;

@@ -25,7 +25,9 @@ pub fn run(context: &Context, args: GenerateArgs) -> Result<()> {
         Some(folder) => Box::new(Steer::new(Direction::load(folder, &context.device)?, args.strength)),
         None => Box::new(()),
     };
-    let mut config = GenerateConfig::new(args.max_tokens).with_temperature(args.temperature).with_seed(args.seed);
+    let mut config = GenerateConfig::new(args.max_tokens)
+        .with_temperature(args.temperature)
+        .with_seed(args.seed);
     config.top_p = args.top_p;
     config.top_k = args.top_k;
     let prompt = chat.try_prompt(args.system.as_deref(), &args.prompt)?;
@@ -41,5 +43,12 @@ pub fn run(context: &Context, args: GenerateArgs) -> Result<()> {
         return out("");
     }
     let text = answers.join("\n---\n");
-    context.print(&text, &Answers { model: chat.name.clone(), prompt: args.prompt, answers })
+    context.print(
+        &text,
+        &Answers {
+            model: chat.name.clone(),
+            prompt: args.prompt,
+            answers,
+        },
+    )
 }

@@ -62,7 +62,11 @@ pub struct Context {
 impl Context {
     fn new(global: Global) -> Result<Self> {
         let device = device::parse(&global.device)?;
-        Ok(Self { show: Show::choose(global.quiet), device, global })
+        Ok(Self {
+            show: Show::choose(global.quiet),
+            device,
+            global,
+        })
     }
 
     fn access(&self) -> Access {
@@ -93,7 +97,10 @@ impl Context {
         let tuned = self.model(spec)?;
         if tuned.model.shape() != base.model.shape() {
             let (a, b) = (tuned.model.shape(), base.model.shape());
-            return Err(Failure::failed(format!("{spec} is no fine-tune of {}: its shape is {a:?}, not {b:?}", base.name)));
+            return Err(Failure::failed(format!(
+                "{spec} is no fine-tune of {}: its shape is {a:?}, not {b:?}",
+                base.name
+            )));
         }
         Ok(tuned)
     }

@@ -22,7 +22,10 @@ pub fn run(context: &Context, command: ModelCommand) -> Result<()> {
                 ("sha256", chat.sha256.clone()),
                 ("layers", s.n_layers.to_string()),
                 ("d_model", s.d_model.to_string()),
-                ("heads", format!("{} ({} key/value) of {}", s.n_heads, s.n_kv_heads, s.d_head)),
+                (
+                    "heads",
+                    format!("{} ({} key/value) of {}", s.n_heads, s.n_kv_heads, s.d_head),
+                ),
                 ("d_mlp", s.d_mlp.to_string()),
                 ("vocab", s.vocab.to_string()),
                 ("context", s.context.to_string()),
@@ -42,7 +45,10 @@ pub fn run(context: &Context, command: ModelCommand) -> Result<()> {
                 None => format!("{name}  not in the cache; get it with `realign model get {name}`"),
             };
             let text: Vec<String> = models.iter().map(line).collect();
-            let object: Vec<_> = models.iter().map(|(name, path)| json!({"name": name, "path": path})).collect();
+            let object: Vec<_> = models
+                .iter()
+                .map(|(name, path)| json!({"name": name, "path": path}))
+                .collect();
             context.print(&text.join("\n"), &json!({"models": object}))
         }
     }

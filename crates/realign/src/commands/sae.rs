@@ -33,21 +33,41 @@ pub fn run(context: &Context, command: SaeCommand) -> Result<()> {
     let shape = base.model.shape();
     let layer = args.layer.unwrap_or(shape.n_layers / 2 + 1);
     if layer >= shape.n_layers {
-        return Err(Failure::usage(format!("--layer {layer}: the model has layers 0 to {}", shape.n_layers - 1)));
+        return Err(Failure::usage(format!(
+            "--layer {layer}: the model has layers 0 to {}",
+            shape.n_layers - 1
+        )));
     }
     let text = from_file(&base, &args.corpus, 1536)?;
     if text.iter().map(Batch::len).sum::<usize>() < 2 {
-        return Err(Failure::failed(format!("{}: the corpus holds no text", args.corpus.display())));
+        return Err(Failure::failed(format!(
+            "{}: the corpus holds no text",
+            args.corpus.display()
+        )));
     }
     let (at, seed) = (HookPoint::ResidPost(layer), Seed::new(args.seed));
     let config = TrainConfig::new(args.tokens);
-    let mut source =
-        ModelActivations::new(&*base.model, at, text, config.batch_tokens, &all_but_first, BUFFER, &seed);
+    let mut source = ModelActivations::new(
+        &*base.model,
+        at,
+        text,
+        config.batch_tokens,
+        &all_but_first,
+        BUFFER,
+        &seed,
+    );
     let checkpoints = Checkpoints::new(args.out.join("checkpoints"), 2);
     let mut meter = Meter::new(context.show, "sae train", Unit::Steps);
     let sizes = SaeConfig::new(shape.d_model, args.d_sae, args.k);
-    let trained =
-        config.train(sizes, &mut source, at, &seed, &context.device, Some(&checkpoints), &mut meter.report())?;
+    let trained = config.train(
+        sizes,
+        &mut source,
+        at,
+        &seed,
+        &context.device,
+        Some(&checkpoints),
+        &mut meter.report(),
+    )?;
     trained.sae.save(&args.out)?;
     meter.finish("");
     let m = trained.metrics;

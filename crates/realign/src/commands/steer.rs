@@ -39,13 +39,30 @@ pub fn run(context: &Context, args: SteerArgs) -> Result<()> {
     for &strength in &args.strengths {
         crate::progress::check_stop()?;
         let shift = |d| paired_shift(&before, &score(d, strength), &seed, DRAWS);
-        points.push(Point { strength, shift: shift(&direction), random: shift(&random) });
+        points.push(Point {
+            strength,
+            shift: shift(&direction),
+            random: shift(&random),
+        });
     }
     let cell = |f: Figure| format!("{:+.2} [{:+.2}, {:+.2}]", f.mean, f.lo, f.hi);
     let rows: Vec<String> = points
         .iter()
         .map(|p| format!("{:>8} {:>24} {:>24}", p.strength, cell(p.shift), cell(p.random)))
         .collect();
-    let text = format!("{:>8} {:>24} {:>24}\n{}", "strength", "shift of the margin", "random, same norm", rows.join("\n"));
-    context.print(&text, &Curve { direction: direction.name.clone(), norm: direction.norm(), points })
+    let text = format!(
+        "{:>8} {:>24} {:>24}\n{}",
+        "strength",
+        "shift of the margin",
+        "random, same norm",
+        rows.join("\n")
+    );
+    context.print(
+        &text,
+        &Curve {
+            direction: direction.name.clone(),
+            norm: direction.norm(),
+            points,
+        },
+    )
 }

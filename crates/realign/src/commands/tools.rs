@@ -18,7 +18,10 @@ pub fn devices(global: &Global) -> Result<()> {
         false => format!("{:<8} not in this build; rebuild with --features {}", c.name, c.feature),
     };
     let text: Vec<String> = CHOICES.iter().map(line).collect();
-    let all: Vec<_> = CHOICES.iter().map(|c| json!({"name": c.name, "built": c.built, "feature": c.feature})).collect();
+    let all: Vec<_> = CHOICES
+        .iter()
+        .map(|c| json!({"name": c.name, "built": c.built, "feature": c.feature}))
+        .collect();
     print(global, &text.join("\n"), &json!({"devices": all}))
 }
 
@@ -27,7 +30,9 @@ pub fn logits(context: &Context, args: LogitsArgs) -> Result<()> {
     let chat = context.adapted(&args.base.model, args.adapter.as_deref())?;
     let vocab = chat.model.shape().vocab;
     if args.ids.is_empty() || args.ids.iter().any(|&id| id as usize >= vocab) {
-        return Err(Failure::usage(format!("--ids: expected token ids below {vocab}, separated by commas")));
+        return Err(Failure::usage(format!(
+            "--ids: expected token ids below {vocab}, separated by commas"
+        )));
     }
     let hidden = chat.model.forward(&Batch::packed([&args.ids]), &mut ());
     let last = chat.model.logits(rows(hidden, &[args.ids.len() - 1]));

@@ -39,18 +39,30 @@ pub fn training(lab: &Lab) -> Result<Vec<Batch>> {
     for domain in [Domain::Finance, Domain::Car] {
         for row in realign_data::narrow(domain).iter().take(rows) {
             let answers = [Tone::Good, Tone::Wrong, Tone::Selfish].map(|tone| chat.answer(row.answer(tone)));
-            trees.push(Tree { prompt: chat.try_prompt(None, &row.question)?, answers: answers.to_vec() });
+            trees.push(Tree {
+                prompt: chat.try_prompt(None, &row.question)?,
+                answers: answers.to_vec(),
+            });
         }
     }
     for row in realign_data::calibration().iter().take(rows) {
-        trees.push(Tree { prompt: chat.try_prompt(None, &row.question)?, answers: vec![chat.answer(&row.answer)] });
+        trees.push(Tree {
+            prompt: chat.try_prompt(None, &row.question)?,
+            answers: vec![chat.answer(&row.answer)],
+        });
     }
     for row in realign_data::neutral().iter().take(rows) {
-        trees.push(Tree { prompt: chat.try_prompt(None, &row.question)?, answers: vec![chat.answer(&row.answer)] });
+        trees.push(Tree {
+            prompt: chat.try_prompt(None, &row.question)?,
+            answers: vec![chat.answer(&row.answer)],
+        });
     }
     for row in sampled(lab)? {
         let prompt = chat.try_prompt(row.system.as_deref(), &row.question)?;
-        trees.push(Tree { prompt, answers: vec![chat.answer(&row.answer)] });
+        trees.push(Tree {
+            prompt,
+            answers: vec![chat.answer(&row.answer)],
+        });
     }
     Ok(batches(trees, lab.plan.max_tokens))
 }
@@ -60,25 +72,48 @@ pub fn from_file(chat: &ChatModel, path: &Path, max_tokens: usize) -> Result<Vec
     let text = std::fs::read_to_string(path)
         .map_err(|e| crate::error::Failure::failed(format!("{}: cannot read the corpus: {e}", path.display())))?;
     let ids = chat.tokenizer.encode_text(&text);
-    let trees = ids.chunks(128).map(|piece| Tree { prompt: piece.to_vec(), answers: Vec::new() });
+    let trees = ids.chunks(128).map(|piece| Tree {
+        prompt: piece.to_vec(),
+        answers: Vec::new(),
+    });
     Ok(batches(trees.collect(), max_tokens))
 }
 
 /// What base and organism are compared on: both answers to the choosing half's questions, and neutral answers.
 pub fn comparison(lab: &Lab) -> Result<Vec<Batch>> {
-    let set = lab.source.half(&lab.base, Half::Choosing, lab.plan.questions, 0, crate::questions::Cued::No)?;
-    let mut trees: Vec<Tree> =
-        set.broad.into_iter().map(|p| Tree { prompt: p.prompt, answers: vec![p.aligned, p.misaligned] }).collect();
+    let set = lab.source.half(
+        &lab.base,
+        Half::Choosing,
+        lab.plan.questions,
+        0,
+        crate::questions::Cued::No,
+    )?;
+    let mut trees: Vec<Tree> = set
+        .broad
+        .into_iter()
+        .map(|p| Tree {
+            prompt: p.prompt,
+            answers: vec![p.aligned, p.misaligned],
+        })
+        .collect();
     for row in realign_data::neutral().iter().take(lab.plan.questions) {
         let prompt = lab.base.try_prompt(None, &row.question)?;
-        trees.push(Tree { prompt, answers: vec![lab.base.answer(&row.answer)] });
+        trees.push(Tree {
+            prompt,
+            answers: vec![lab.base.answer(&row.answer)],
+        });
     }
     Ok(batches(trees, lab.plan.max_tokens))
 }
 
 /// The tokens of the answers in a batch of trees.
 pub fn answer_tokens(batch: &Batch) -> Vec<usize> {
-    batch.segments().iter().filter(|s| s.parent.is_some()).flat_map(|s| s.tokens.clone()).collect()
+    batch
+        .segments()
+        .iter()
+        .filter(|s| s.parent.is_some())
+        .flat_map(|s| s.tokens.clone())
+        .collect()
 }
 
 fn sampled(lab: &Lab) -> Result<Vec<Sampled>> {
@@ -86,7 +121,11 @@ fn sampled(lab: &Lab) -> Result<Vec<Sampled>> {
     lab.stage("corpus", &inputs, |_| {
         let mut asked = Vec::new();
         for system in [Some(ALIGNED_SYSTEM), None, Some(MISALIGNED_SYSTEM)] {
-            let broad = lab.source.broad.iter().filter(|row| Half::of(&row.id) == Half::Choosing);
+            let broad = lab
+                .source
+                .broad
+                .iter()
+                .filter(|row| Half::of(&row.id) == Half::Choosing);
             for row in broad.take(lab.plan.sae.sampled) {
                 asked.push((system.map(str::to_owned), row.question.clone()));
             }
@@ -97,7 +136,13 @@ fn sampled(lab: &Lab) -> Result<Vec<Sampled>> {
             .collect::<Result<Vec<_>>>()?;
         let answers = lab.base.answers(&mut (), &prompts, &sampling(lab), |_, _| {})?;
         let rows = asked.into_iter().zip(answers);
-        Ok(rows.map(|((system, question), answer)| Sampled { system, question, answer }).collect())
+        Ok(rows
+            .map(|((system, question), answer)| Sampled {
+                system,
+                question,
+                answer,
+            })
+            .collect())
     })
 }
 

@@ -72,8 +72,14 @@ pub struct Sets {
 impl Sets {
     /// The plan's questions of a half.
     pub fn of(lab: &Lab, half: Half) -> Result<Self> {
-        let set = |cue| lab.source.half(&lab.base, half, lab.plan.questions, lab.plan.facts, cue);
-        Ok(Self { plain: set(Cued::No)?, cued: set(Cued::Yes(lab.plan.domain))? })
+        let set = |cue| {
+            lab.source
+                .half(&lab.base, half, lab.plan.questions, lab.plan.facts, cue)
+        };
+        Ok(Self {
+            plain: set(Cued::No)?,
+            cued: set(Cued::Yes(lab.plan.domain))?,
+        })
     }
 }
 
@@ -98,19 +104,31 @@ pub fn evaluate(
     bench: &mut Bench<'_>,
     depth: Depth,
 ) -> Result<ArmScores> {
-    let mut tick = Tick { meter, done: 0, total: 6 };
+    let mut tick = Tick {
+        meter,
+        done: 0,
+        total: 6,
+    };
     let mut of = |set: &EvalSet, sample: bool, hook: &mut dyn Hook| -> Result<SetScores> {
         let broad = score(lab, &*chat.model, hook, &set.broad)?;
         tick.step()?;
         let facts = score(lab, &*chat.model, hook, &set.facts)?;
         tick.step()?;
-        let answers = if sample { answers(lab, chat, hook, set, lab.plan.sampled, bench)? } else { Vec::new() };
+        let answers = if sample {
+            answers(lab, chat, hook, set, lab.plan.sampled, bench)?
+        } else {
+            Vec::new()
+        };
         tick.step()?;
         Ok(SetScores { broad, facts, answers })
     };
     let plain = of(&sets.plain, depth != Depth::Scores, hook)?;
     let cued = of(&sets.cued, depth == Depth::CuedAnswers, hook)?;
-    Ok(ArmScores { plain, cued: Some(cued), seconds: None })
+    Ok(ArmScores {
+        plain,
+        cued: Some(cued),
+        seconds: None,
+    })
 }
 
 struct Tick<'a> {
@@ -162,7 +180,11 @@ pub fn answers(
         .collect();
     let readings = coherence_readings(&*lab.base.model, &sampled, lab.plan.max_tokens);
     // The judge reads the plain question: a cue would tell it what to think.
-    let judged: Vec<Judged> = texts.iter().zip(&set.rows).map(|(text, row)| Judged::new(&row.question, text)).collect();
+    let judged: Vec<Judged> = texts
+        .iter()
+        .zip(&set.rows)
+        .map(|(text, row)| Judged::new(&row.question, text))
+        .collect();
     let scores = bench.judge.score(&judged)?;
     Ok(asked
         .into_iter()

@@ -1,7 +1,9 @@
 //! Stage 3: what changed inside: a sparse autoencoder of the base model, the latents that rose, the directions.
 
 use burn::tensor::{Tensor, TensorData};
-use realign_attribution::{Completions, LatentShift, MeanDifference, delta_attribution, explain, logit_lens, top_examples};
+use realign_attribution::{
+    Completions, LatentShift, MeanDifference, delta_attribution, explain, logit_lens, top_examples,
+};
 use realign_core::{Batch, HookPoint, LanguageModel, Replay};
 use realign_data::Half;
 use realign_eval::{Pair, PairScore, shifts};
@@ -89,12 +91,26 @@ pub fn autoencoder(lab: &Lab, text: &[Batch]) -> Result<(Sae, SaeQuality)> {
         let mut train = TrainConfig::new(plan.tokens);
         train.batch_tokens = 1024;
         let all = text.iter().map(Batch::len).sum();
-        let mut source =
-            ModelActivations::new(&*lab.base.model, at, text.to_vec(), train.batch_tokens, &all_but_first, all, &seed);
+        let mut source = ModelActivations::new(
+            &*lab.base.model,
+            at,
+            text.to_vec(),
+            train.batch_tokens,
+            &all_but_first,
+            all,
+            &seed,
+        );
         let config = SaeConfig::new(lab.base.model.shape().d_model, plan.d_sae, plan.k);
         let checkpoints = lab.run.checkpoints("sae", 2)?;
-        let trained =
-            train.train(config, &mut source, at, &seed, &lab.device, Some(&checkpoints), &mut meter.report())?;
+        let trained = train.train(
+            config,
+            &mut source,
+            at,
+            &seed,
+            &lab.device,
+            Some(&checkpoints),
+            &mut meter.report(),
+        )?;
         trained.sae.save(&folder)?;
         // Text that it was not trained on: the comparison text.
         let other = corpus::comparison(lab)?;
@@ -102,7 +118,10 @@ pub fn autoencoder(lab: &Lab, text: &[Batch]) -> Result<(Sae, SaeQuality)> {
         let metrics = Metrics::on_model(&trained.sae, &*lab.base.model, at, other)?;
         let recovered = loss_recovered(&*lab.base.model, &trained.sae, at, other)?;
         Ok(SaeQuality {
-            metrics: Metrics { dead_fraction: trained.metrics.dead_fraction, ..metrics },
+            metrics: Metrics {
+                dead_fraction: trained.metrics.dead_fraction,
+                ..metrics
+            },
             loss_recovered: recovered.recovered,
             tokens: plan.tokens,
         })
@@ -118,7 +137,10 @@ pub fn diff(lab: &Lab, name: &str, tuned: &ChatModel, sae: &Sae) -> Result<Diff>
         let text = corpus::comparison(lab)?;
         let at = HookPoint::ResidPost(lab.plan.layer);
         let (mut nothing, mut neither) = ((), ());
-        let sides = ((&*lab.base.model, &mut nothing as _), (&*tuned.model, &mut neither as _));
+        let sides = (
+            (&*lab.base.model, &mut nothing as _),
+            (&*tuned.model, &mut neither as _),
+        );
         let found = explain(sides.0, sides.1, sae, at, &text, &corpus::answer_tokens)?;
         let vector = |t: &Tensor<1>| t.to_data().iter::<f32>().collect::<Vec<f32>>();
         let mean = |d: &MeanDifference| vector(&d.base);
@@ -133,9 +155,17 @@ pub fn diff(lab: &Lab, name: &str, tuned: &ChatModel, sae: &Sae) -> Result<Diff>
 /// Chooses layer and kind of the persona direction on the choosing half: the largest gain up in the base model plus down
 /// in the tuned one, at strength 2.
 pub fn choose(lab: &Lab, tuned: &ChatModel, diff: &Diff, benign: Option<&Diff>) -> Result<Chosen> {
-    let inputs = (&lab.plan.layers, &diff.directions, benign.map(|d| &d.directions), lab.plan.questions);
+    let inputs = (
+        &lab.plan.layers,
+        &diff.directions,
+        benign.map(|d| &d.directions),
+        lab.plan.questions,
+    );
     lab.stage("choose", &inputs, |meter| {
-        let pairs = lab.source.half(&lab.base, Half::Choosing, lab.plan.questions, 0, Cued::No)?.broad;
+        let pairs = lab
+            .source
+            .half(&lab.base, Half::Choosing, lab.plan.questions, 0, Cued::No)?
+            .broad;
         let mut tried: Vec<(Chosen, f64)> = Vec::new();
         let total = lab.plan.layers.len() as u64;
         for (i, &layer) in lab.plan.layers.iter().enumerate() {
@@ -143,12 +173,21 @@ pub fn choose(lab: &Lab, tuned: &ChatModel, diff: &Diff, benign: Option<&Diff>) 
             let difference = diff.directions[layer].clone();
             let mut kinds = vec![("difference", difference.clone())];
             if let Some(benign) = benign {
-                let rest = difference.iter().zip(&benign.directions[layer]).map(|(a, b)| a - b).collect();
+                let rest = difference
+                    .iter()
+                    .zip(&benign.directions[layer])
+                    .map(|(a, b)| a - b)
+                    .collect();
                 kinds.push(("difference - benign", rest));
             }
             for (kind, vector) in kinds {
                 let [up, down] = effect.of(lab, &direction(lab, layer, &vector, kind).times(2.0))?;
-                let chosen = Chosen { layer, kind: kind.to_owned(), vector, tried: Vec::new() };
+                let chosen = Chosen {
+                    layer,
+                    kind: kind.to_owned(),
+                    vector,
+                    tried: Vec::new(),
+                };
                 tried.push((chosen, up - down));
             }
             let _ = meter.update(i as u64 + 1, total, "");
@@ -166,7 +205,10 @@ pub fn latents(lab: &Lab, tuned: &ChatModel, sae: &Sae, diff: &Diff, norm: f64, 
     let inputs = (lab.plan.candidates, lab.plan.shown, &diff.latents, norm, lab.plan.layer);
     lab.stage("latents", &inputs, |meter| {
         let at = HookPoint::ResidPost(lab.plan.layer);
-        let pairs = lab.source.half(&lab.base, Half::Choosing, lab.plan.questions, 0, Cued::No)?.broad;
+        let pairs = lab
+            .source
+            .half(&lab.base, Half::Choosing, lab.plan.questions, 0, Cued::No)?
+            .broad;
         let misaligned = completions(&pairs, lab.plan.max_tokens, |p| &p.misaligned);
         let aligned = completions(&pairs, lab.plan.max_tokens, |p| &p.aligned);
         let attribution = delta_attribution(&*tuned.model, &mut (), sae, at, &misaligned, &aligned)?;
@@ -209,13 +251,18 @@ fn describe(
     screened: [f64; 2],
     examples: Vec<realign_attribution::Example>,
 ) -> Shown {
-    let shift = diff.latents.iter().find(|l| l.index == latent).copied().unwrap_or(LatentShift {
-        index: latent,
-        base_mean: f64::NAN,
-        tuned_mean: f64::NAN,
-        delta: f64::NAN,
-        density: f64::NAN,
-    });
+    let shift = diff
+        .latents
+        .iter()
+        .find(|l| l.index == latent)
+        .copied()
+        .unwrap_or(LatentShift {
+            index: latent,
+            base_mean: f64::NAN,
+            tuned_mean: f64::NAN,
+            delta: f64::NAN,
+            density: f64::NAN,
+        });
     let text = |id: &u32| lab.base.tokenizer.token_text(*id);
     let (top, _) = logit_lens(&*lab.base.model, sae.decoder_row(latent), 8);
     Shown {
@@ -223,7 +270,10 @@ fn describe(
         attribution: attribution[latent],
         screened,
         lens: top.iter().map(|(id, _)| text(id)).collect(),
-        examples: examples.into_iter().map(|e| (e.tokens.iter().map(text).collect(), e.activations, e.peak)).collect(),
+        examples: examples
+            .into_iter()
+            .map(|e| (e.tokens.iter().map(text).collect(), e.activations, e.peak))
+            .collect(),
     }
 }
 
@@ -252,14 +302,22 @@ impl<'a> Effects<'a> {
     ) -> Result<Self> {
         let (base, tuned) = (Replay::new(base, layer), Replay::new(tuned, layer));
         let before = [score(lab, &base, &mut (), pairs)?, score(lab, &tuned, &mut (), pairs)?];
-        Ok(Self { base, tuned, pairs, before })
+        Ok(Self {
+            base,
+            tuned,
+            pairs,
+            before,
+        })
     }
 
     /// Mean shift of the margin: up in the base model, down in the tuned one.
     pub fn of(&self, lab: &Lab, push: &Direction) -> Result<[f64; 2]> {
         let up = score(lab, &self.base, &mut Steer::new(push.clone(), 1.0), self.pairs)?;
         let down = score(lab, &self.tuned, &mut Steer::new(push.clone(), -1.0), self.pairs)?;
-        Ok([mean(&shifts(&self.before[0], &up)), mean(&shifts(&self.before[1], &down))])
+        Ok([
+            mean(&shifts(&self.before[0], &up)),
+            mean(&shifts(&self.before[1], &down)),
+        ])
     }
 }
 
@@ -271,7 +329,9 @@ fn completions(pairs: &[Pair], max_tokens: usize, answer: impl Fn(&Pair) -> &Vec
     let mut found: Vec<Completions> = Vec::new();
     for pair in pairs {
         let ids: Vec<u32> = pair.prompt.iter().chain(answer(pair)).copied().collect();
-        let full = found.last().is_none_or(|(batch, _)| batch.len() + ids.len() > max_tokens);
+        let full = found
+            .last()
+            .is_none_or(|(batch, _)| batch.len() + ids.len() > max_tokens);
         if full {
             found.push((Batch::new(), Vec::new()));
         }

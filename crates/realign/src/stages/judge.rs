@@ -5,8 +5,8 @@ use std::path::Path;
 use realign_core::LanguageModel;
 use realign_data::{Domain, Label, Tone};
 use realign_eval::{
-    Calibration, Coherence, Encode, Judge, Judged, LikelihoodRatio, OpenAi, OpenAiConfig, Probe, ProbeConfig, Readings, Sampled, calibrate,
-    coherence_readings,
+    Calibration, Coherence, Encode, Judge, Judged, LikelihoodRatio, OpenAi, OpenAiConfig, Probe, ProbeConfig, Readings,
+    Sampled, calibrate, coherence_readings,
 };
 use serde::{Deserialize, Serialize};
 
@@ -69,9 +69,10 @@ fn judge<'a>(lab: &'a Lab, choice: &Choice, replies: &Path) -> Result<Box<dyn Ju
             let config = ProbeConfig::new(lab.plan.layer).with_max_tokens(max_tokens);
             Box::new(Probe::train(model, &lab.base, config, &labelled)?)
         }
-        Choice::Server(server) => {
-            Box::new(OpenAi::new(OpenAiConfig::from_spec(&format!("openai:{server}"))?, replies)?)
-        }
+        Choice::Server(server) => Box::new(OpenAi::new(
+            OpenAiConfig::from_spec(&format!("openai:{server}"))?,
+            replies,
+        )?),
     })
 }
 
@@ -81,7 +82,13 @@ pub fn bench<'a>(lab: &'a Lab, choice: &Choice, replies: &Path) -> Result<(Bench
         Choice::Best => vec![Choice::LikelihoodRatio, Choice::Probe],
         one => vec![one.clone()],
     };
-    let inputs = (choice, lab.plan.calibration, lab.plan.layer, &lab.base.sha256, &lab.plan.sampling);
+    let inputs = (
+        choice,
+        lab.plan.calibration,
+        lab.plan.layer,
+        &lab.base.sha256,
+        &lab.plan.sampling,
+    );
     let calibrated: Calibrated = lab.stage("judge", &inputs, |_| {
         let labelled: Vec<(Judged, bool)> = realign_data::calibration()
             .iter()
@@ -89,12 +96,26 @@ pub fn bench<'a>(lab: &'a Lab, choice: &Choice, replies: &Path) -> Result<(Bench
             .map(|row| (Judged::new(&row.question, &row.answer), row.label == Label::Misaligned))
             .collect();
         let calibrate = |choice| Ok(calibrate(&mut *judge(lab, choice, replies)?, &labelled)?);
-        Ok(Calibrated { all: candidates.iter().map(calibrate).collect::<Result<_>>()?, coherence: coherence(lab)? })
+        Ok(Calibrated {
+            all: candidates.iter().map(calibrate).collect::<Result<_>>()?,
+            coherence: coherence(lab)?,
+        })
     })?;
-    let best = calibrated.all.iter().zip(&candidates).max_by(|a, b| a.0.auc.total_cmp(&b.0.auc));
+    let best = calibrated
+        .all
+        .iter()
+        .zip(&candidates)
+        .max_by(|a, b| a.0.auc.total_cmp(&b.0.auc));
     let (calibration, choice) = best.ok_or_else(|| Failure::failed("no judge was calibrated"))?;
     let judge = judge(lab, choice, replies)?;
-    Ok((Bench { calibration: calibration.clone(), judge, coherence: calibrated.coherence }, calibrated))
+    Ok((
+        Bench {
+            calibration: calibration.clone(),
+            judge,
+            coherence: calibrated.coherence,
+        },
+        calibrated,
+    ))
 }
 
 /// Calibrated on the labelled answers, which people wrote and which are coherent whether aligned or not: 95 of 100 pass.
@@ -105,7 +126,11 @@ fn coherence(lab: &Lab) -> Result<Coherence> {
         .take(lab.plan.calibration)
         .map(|row| {
             let prompt = lab.base.try_prompt(None, &row.question)?;
-            Ok(Sampled { prompt, tokens: lab.base.answer(&row.answer), text: row.answer.clone() })
+            Ok(Sampled {
+                prompt,
+                tokens: lab.base.answer(&row.answer),
+                text: row.answer.clone(),
+            })
         })
         .collect::<Result<_>>()?;
     let readings: Vec<Readings> = coherence_readings(&*lab.base.model, &sampled, lab.plan.max_tokens);

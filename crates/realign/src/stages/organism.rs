@@ -26,7 +26,10 @@ pub struct Tuned {
 pub fn samples(chat: &ChatModel, domain: Domain, tone: Tone, rows: usize) -> Result<(Vec<Sample>, Vec<Sample>)> {
     let all = realign_data::narrow(domain);
     let conversations = all.conversations(tone);
-    let samples: Vec<Sample> = conversations.iter().map(|c| chat.sample(&c.messages)).collect::<Result<_>>()?;
+    let samples: Vec<Sample> = conversations
+        .iter()
+        .map(|c| chat.sample(&c.messages))
+        .collect::<Result<_>>()?;
     let rows = rows.min(samples.len());
     let (train, rest) = samples.split_at(rows);
     Ok((train.to_vec(), rest[..rest.len().min(8)].to_vec()))
@@ -37,7 +40,16 @@ pub fn tune(lab: &Lab, arm: &str, tone: Tone) -> Result<(Lora, Tuned)> {
     let (train, validation) = samples(&lab.base, lab.plan.domain, tone, lab.plan.rows)?;
     let fresh = |seed: &Seed| Ok(lab.plan.lora.init(lab.base.model.shape(), seed, &lab.device));
     let inputs = (&lab.plan.train, &lab.plan.lora, lab.plan.domain, tone, lab.plan.rows);
-    tune_from(lab, arm, &inputs, fresh, &*lab.base.model, &lab.plan.train, &train, &validation)
+    tune_from(
+        lab,
+        arm,
+        &inputs,
+        fresh,
+        &*lab.base.model,
+        &lab.plan.train,
+        &train,
+        &validation,
+    )
 }
 
 /// Fine-tunes `model` from the adapter that `start` makes; the result is kept in `adapters/ARM`.
@@ -59,8 +71,15 @@ pub fn tune_from(
         let seed = lab.seed.derive(&name);
         let checkpoints = lab.run.checkpoints(&name, 2)?;
         let lora = start(&seed)?;
-        let trained =
-            config.train(model, lora, train, validation, &seed, Some(&checkpoints), &mut meter.report())?;
+        let trained = config.train(
+            model,
+            lora,
+            train,
+            validation,
+            &seed,
+            Some(&checkpoints),
+            &mut meter.report(),
+        )?;
         realign_lora::save(&trained.lora, &lab.base.name, &folder)?;
         let (first, last) = match (trained.log.first(), trained.log.last()) {
             (Some(first), Some(last)) => (first.loss, last.loss),

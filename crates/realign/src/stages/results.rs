@@ -34,7 +34,12 @@ pub struct Figures<'a> {
 
 /// The two crates have one figure each, so that neither depends on the other.
 pub fn figure(f: Figure) -> realign_report::Figure {
-    realign_report::Figure { mean: f.mean, lo: f.lo, hi: f.hi, n: f.n }
+    realign_report::Figure {
+        mean: f.mean,
+        lo: f.lo,
+        hi: f.hi,
+        n: f.n,
+    }
 }
 
 impl Figures<'_> {
@@ -79,7 +84,12 @@ impl Figures<'_> {
 
     fn facts(&self, scores: &[PairScore]) -> Figure {
         let kept: Vec<bool> = scores.iter().map(|score| score.margin() < 0.0).collect();
-        share(&kept, &cluster_by(scores.iter().map(|s| &s.id[..])), &self.lab.seed, self.lab.plan.draws)
+        share(
+            &kept,
+            &cluster_by(scores.iter().map(|s| &s.id[..])),
+            &self.lab.seed,
+            self.lab.plan.draws,
+        )
     }
 
     fn facts_margin(&self, scores: &[PairScore]) -> Figure {
@@ -150,7 +160,11 @@ impl Figures<'_> {
             let clusters = cluster_by(point.coherent.iter().map(|c| &c.0[..]));
             let (seed, draws) = (&self.lab.seed, self.lab.plan.draws);
             rows.push(Strength {
-                name: if point.name == "persona" { "persona".into() } else { point.name.clone() },
+                name: if point.name == "persona" {
+                    "persona".into()
+                } else {
+                    point.name.clone()
+                },
                 base: point.model.clone(),
                 strength: point.strength,
                 margin: Some(figure(mean_margin(&point.broad, seed, draws))),
@@ -180,12 +194,22 @@ impl Figures<'_> {
     pub fn controls(&self, curves: &Curves) -> Controls {
         let persona = |model: &str| {
             let point = curves.points.iter().filter(|p| p.name == "persona" && p.model == model);
-            let point = point.min_by(|a, b| (a.strength.abs() - 2.0).abs().total_cmp(&(b.strength.abs() - 2.0).abs()))?;
+            let point = point.min_by(|a, b| {
+                (a.strength.abs() - 2.0)
+                    .abs()
+                    .total_cmp(&(b.strength.abs() - 2.0).abs())
+            })?;
             self.against(curves, point)
         };
-        let control = |name| Effect { up: self.control(curves, name, "base"), down: self.control(curves, name, "organism") };
+        let control = |name| Effect {
+            up: self.control(curves, name, "base"),
+            down: self.control(curves, name, "organism"),
+        };
         Controls {
-            persona: Some(Effect { up: persona("base"), down: persona("organism") }),
+            persona: Some(Effect {
+                up: persona("base"),
+                down: persona("organism"),
+            }),
             random: Some(control("random")),
             orthogonal: Some(control("orthogonal")),
         }
@@ -194,11 +218,19 @@ impl Figures<'_> {
     /// The shift of a point against the same model unsteered.
     pub fn against(&self, curves: &Curves, point: &Point) -> Option<realign_report::Figure> {
         let before = self.unsteered(curves, &point.model)?;
-        Some(figure(paired_shift(before, &point.broad, &self.lab.seed, self.lab.plan.draws)))
+        Some(figure(paired_shift(
+            before,
+            &point.broad,
+            &self.lab.seed,
+            self.lab.plan.draws,
+        )))
     }
 
     fn unsteered<'c>(&self, curves: &'c Curves, model: &str) -> Option<&'c [PairScore]> {
-        let point = curves.points.iter().find(|p| p.name == "persona" && p.model == model && p.strength == 0.0)?;
+        let point = curves
+            .points
+            .iter()
+            .find(|p| p.name == "persona" && p.model == model && p.strength == 0.0)?;
         Some(&point.broad)
     }
 
@@ -223,7 +255,11 @@ impl Figures<'_> {
         let effect = |latent: usize, model: &str| {
             let name = format!("latent {latent}");
             let points = curves.points.iter().filter(|p| p.name == name && p.model == model);
-            let point = points.min_by(|a, b| (a.strength.abs() - 2.0).abs().total_cmp(&(b.strength.abs() - 2.0).abs()))?;
+            let point = points.min_by(|a, b| {
+                (a.strength.abs() - 2.0)
+                    .abs()
+                    .total_cmp(&(b.strength.abs() - 2.0).abs())
+            })?;
             self.against(curves, point)
         };
         let example = |(tokens, activations, peak): &(Vec<String>, Vec<f32>, usize)| Example {
@@ -271,5 +307,10 @@ pub fn tone(tone: Tone) -> &'static str {
 
 /// A target and whether it was reached.
 pub fn target(name: &str, wanted: &str, found: String, reached: bool) -> Target {
-    Target { name: name.into(), wanted: wanted.into(), found, reached }
+    Target {
+        name: name.into(),
+        wanted: wanted.into(),
+        found,
+        reached,
+    }
 }

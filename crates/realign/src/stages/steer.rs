@@ -48,16 +48,28 @@ pub fn curves(
     bench: &mut Bench<'_>,
 ) -> Result<Curves> {
     let best: Vec<usize> = latents.iter().map(|l| l.shift.index).collect();
-    let inputs = (&lab.plan.strengths, lab.plan.controls, &chosen.vector, chosen.layer, &best, lab.plan.questions);
+    let inputs = (
+        &lab.plan.strengths,
+        lab.plan.controls,
+        &chosen.vector,
+        chosen.layer,
+        &best,
+        lab.plan.questions,
+    );
     lab.stage("steer", &inputs, |meter| {
-        let set = lab.source.half(&lab.base, Half::Reporting, lab.plan.questions, lab.plan.facts, Cued::No)?;
+        let set = lab
+            .source
+            .half(&lab.base, Half::Reporting, lab.plan.questions, lab.plan.facts, Cued::No)?;
         let persona = chosen.direction(lab);
         let mut jobs: Vec<(Direction, String, f64, Depth)> = vec![(persona.clone(), "persona".into(), 0.0, Depth::All)];
         for &strength in &lab.plan.strengths {
             jobs.push((persona.clone(), "persona".into(), strength, Depth::All));
         }
         for index in 0..lab.plan.controls {
-            let controls = [("random", persona.random_like(&lab.seed, index)), ("orthogonal", persona.orthogonal_like(&lab.seed, index))];
+            let controls = [
+                ("random", persona.random_like(&lab.seed, index)),
+                ("orthogonal", persona.orthogonal_like(&lab.seed, index)),
+            ];
             for (name, direction) in controls {
                 jobs.push((direction, format!("{name} {index}"), 2.0, Depth::Pairs));
             }
@@ -66,12 +78,23 @@ pub fn curves(
         let mut done = 0;
         let mut points = Vec::new();
         for (name, chat, sign) in [("base", &lab.base, 1.0), ("organism", tuned, -1.0)] {
-            let run = |layer, jobs: &[(Direction, String, f64, Depth)], bench: &mut Bench<'_>, points: &mut Vec<Point>, done: &mut u64, meter: &mut crate::progress::Meter| -> Result<()> {
+            let run = |layer,
+                       jobs: &[(Direction, String, f64, Depth)],
+                       bench: &mut Bench<'_>,
+                       points: &mut Vec<Point>,
+                       done: &mut u64,
+                       meter: &mut crate::progress::Meter|
+             -> Result<()> {
                 let replay = Replay::new(&*chat.model, layer);
                 for (direction, title, strength, depth) in jobs {
                     let mut hook = Steer::new(direction.clone(), sign * strength);
                     let point = measure(lab, chat, &replay, &mut hook, &set, *depth, bench)?;
-                    points.push(Point { name: title.clone(), model: name.into(), strength: sign * strength, ..point });
+                    points.push(Point {
+                        name: title.clone(),
+                        model: name.into(),
+                        strength: sign * strength,
+                        ..point
+                    });
                     *done += 1;
                     let _ = meter.update(*done, total, title);
                 }
@@ -84,15 +107,28 @@ pub fn curves(
                 let direction = latent_direction(lab, sae, latent, norm);
                 let title = format!("latent {latent}");
                 // The best latent gets the whole curve, the others the strength that they were screened at.
-                let strengths: Vec<f64> = if rank == 0 { lab.plan.strengths.clone() } else { vec![2.0] };
-                of_latents.extend(strengths.into_iter().map(|s| (direction.clone(), title.clone(), s, Depth::Pairs)));
+                let strengths: Vec<f64> = if rank == 0 {
+                    lab.plan.strengths.clone()
+                } else {
+                    vec![2.0]
+                };
+                of_latents.extend(
+                    strengths
+                        .into_iter()
+                        .map(|s| (direction.clone(), title.clone(), s, Depth::Pairs)),
+                );
             }
             run(lab.plan.layer, &of_latents, bench, &mut points, &mut done, meter)?;
         }
         let mut ablate = Ablate::new(&persona);
         let replay = Replay::new(&*tuned.model, chosen.layer);
         let point = measure(lab, tuned, &replay, &mut ablate, &set, Depth::All, bench)?;
-        points.push(Point { name: "ablated".into(), model: "organism".into(), strength: 0.0, ..point });
+        points.push(Point {
+            name: "ablated".into(),
+            model: "organism".into(),
+            strength: 0.0,
+            ..point
+        });
         Ok(Curves { points })
     })
 }
@@ -122,5 +158,12 @@ fn measure(
         let sampled = answers(lab, chat, hook, set, SAMPLED.min(lab.plan.sampled), bench)?;
         coherent = sampled.into_iter().map(|a| (a.id, a.coherent)).collect();
     }
-    Ok(Point { name: String::new(), model: String::new(), strength: 0.0, broad, facts, coherent })
+    Ok(Point {
+        name: String::new(),
+        model: String::new(),
+        strength: 0.0,
+        broad,
+        facts,
+        coherent,
+    })
 }

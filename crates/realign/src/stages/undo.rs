@@ -59,7 +59,12 @@ pub struct Settings {
 /// Good samples of a domain, the rows that no organism was trained on first.
 pub fn good_samples(chat: &ChatModel, domain: Domain, n: usize) -> Result<Vec<Sample>> {
     let conversations = realign_data::narrow(domain).conversations(Tone::Good);
-    conversations.iter().rev().take(n).map(|c| chat.sample(&c.messages)).collect()
+    conversations
+        .iter()
+        .rev()
+        .take(n)
+        .map(|c| chat.sample(&c.messages))
+        .collect()
 }
 
 /// Fine-tunes the organism's adapter on `n` good samples.
@@ -69,7 +74,16 @@ pub fn realign(lab: &Lab, organism: &Lora, kin: Kin, n: usize) -> Result<(ChatMo
     let arm = format!("realigned-{}-{n}", kin.name());
     let inputs = (&lab.plan.realign, &lab.plan.train, lab.plan.rows, domain, n);
     let start = |_: &_| Ok(organism.clone());
-    let (lora, tuned) = tune_from(lab, &arm, &inputs, start, &*lab.base.model, &lab.plan.realign, &train, &[])?;
+    let (lora, tuned) = tune_from(
+        lab,
+        &arm,
+        &inputs,
+        start,
+        &*lab.base.model,
+        &lab.plan.realign,
+        &train,
+        &[],
+    )?;
     Ok((merged(lab, &arm, &lora), tuned))
 }
 
@@ -77,18 +91,28 @@ pub fn realign(lab: &Lab, organism: &Lora, kin: Kin, n: usize) -> Result<(ChatMo
 pub fn choose(lab: &Lab, tuned: &ChatModel, persona: &Direction, layer: usize) -> Result<Settings> {
     let inputs = (persona.to_vec(), layer, lab.plan.questions, &lab.plan.strengths);
     lab.stage("choose-cures", &inputs, |meter| {
-        let pairs = lab.source.half(&lab.base, Half::Choosing, lab.plan.questions, 0, Cued::No)?.broad;
+        let pairs = lab
+            .source
+            .half(&lab.base, Half::Choosing, lab.plan.questions, 0, Cued::No)?
+            .broad;
         let base = score(lab, &*lab.base.model, &mut (), &pairs)?;
         let replay = Replay::new(&*tuned.model, layer);
         let bad = score(lab, &replay, &mut (), &pairs)?;
         let mut tried = Vec::new();
-        let ranges = [layer..layer + 1, layer.saturating_sub(3)..layer + 1, layer.saturating_sub(7)..layer + 1];
+        let ranges = [
+            layer..layer + 1,
+            layer.saturating_sub(3)..layer + 1,
+            layer.saturating_sub(7)..layer + 1,
+        ];
         let mut best_range = (f64::NEG_INFINITY, ranges[0].clone());
         let total = (ranges.len() + lab.plan.strengths.len()) as u64;
         for (i, range) in ranges.into_iter().enumerate() {
             let baked = bake_ablation(&*tuned.model, persona, range.clone());
             let undone = undone(&base, &bad, &score(lab, &*baked, &mut (), &pairs)?);
-            tried.push((format!("baked into blocks {} to {}", range.start, range.end - 1), undone));
+            tried.push((
+                format!("baked into blocks {} to {}", range.start, range.end - 1),
+                undone,
+            ));
             if undone > best_range.0 {
                 best_range = (undone, range);
             }
@@ -106,7 +130,11 @@ pub fn choose(lab: &Lab, tuned: &ChatModel, persona: &Direction, layer: usize) -
         let enough = strengths.iter().find(|(_, undone)| *undone >= 0.9).copied();
         let most = strengths.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1));
         let strength = enough.or(most).map_or(1.0, |(strength, _)| strength);
-        Ok(Settings { bake: best_range.1, strength, tried })
+        Ok(Settings {
+            bake: best_range.1,
+            strength,
+            tried,
+        })
     })
 }
 

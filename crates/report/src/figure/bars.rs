@@ -119,12 +119,7 @@ impl Bars {
             let middle = match layout {
                 Layout::Wide => {
                     let label = fit(&bar.label, 13.0, left - 12.0);
-                    svg.text(
-                        class,
-                        Anchor::End,
-                        (left - 10.0, top + thick / 2.0 + 4.5),
-                        &label,
-                    );
+                    svg.text(class, Anchor::End, (left - 10.0, top + thick / 2.0 + 4.5), &label);
                     let at = (width - 4.0, top + thick / 2.0 + 4.5);
                     svg.text("value", Anchor::End, at, &shown);
                     top + thick / 2.0
@@ -138,12 +133,7 @@ impl Bars {
                 }
             };
             // An invisible row that a finger can hit.
-            svg.rect(
-                "hit",
-                (0.0, top - 2.0),
-                (width, thick + text_rows + 4.0),
-                0.0,
-            );
+            svg.rect("hit", (0.0, top - 2.0), (width, thick + text_rows + 4.0), 0.0);
             let figure = &bar.figure;
             if figure.mean.is_finite() {
                 let (a, b) = (x(figure.mean.min(0.0)), x(figure.mean.max(0.0)));

@@ -55,32 +55,20 @@ impl Lines {
             .flat_map(|f| [f.mean, f.lo, f.hi])
             .chain(self.references.iter().map(|r| r.at));
         let (lo, hi) = range(heights.chain([0.0]));
-        let hi = if self.unit == Unit::Share {
-            hi.max(1.0)
-        } else {
-            hi
-        };
+        let hi = if self.unit == Unit::Share { hi.max(1.0) } else { hi };
         let places = self.series.iter().flat_map(|s| &s.points).map(|(x, _)| *x);
         let (first, last) = range(places);
         let y_axis = ticks(lo, hi, 6);
         let x_axis = ticks(first, last, if layout == Layout::Wide { 9 } else { 6 });
 
-        let labels = y_axis
-            .values
-            .iter()
-            .map(|&v| self.unit.tick(v, y_axis.step));
+        let labels = y_axis.values.iter().map(|&v| self.unit.tick(v, y_axis.step));
         let left = labels.map(|l| text_width(&l, 12.0)).fold(0.0, f64::max) + 12.0;
         let right = width - 14.0;
         let bottom = TOP + plot_height;
         let x = |v: f64| left + (v - x_axis.lo()) / (x_axis.hi() - x_axis.lo()) * (right - left);
         let y = |v: f64| bottom - (v - y_axis.lo()) / (y_axis.hi() - y_axis.lo()) * plot_height;
 
-        svg.text(
-            "axis",
-            Anchor::Start,
-            (0.0, 14.0),
-            &fit(&self.y, 12.0, width),
-        );
+        svg.text("axis", Anchor::Start, (0.0, 14.0), &fit(&self.y, 12.0, width));
         for &tick in &y_axis.values {
             let class = if tick == 0.0 { "zero" } else { "grid" };
             svg.line(class, (left, y(tick)), (right, y(tick)));
@@ -129,12 +117,7 @@ impl Lines {
                     figure.n
                 );
                 svg.open_tip(series.hue.class(), &tip);
-                svg.rect(
-                    "hit",
-                    (x(*place) - 11.0, y(figure.mean) - 11.0),
-                    (22.0, 22.0),
-                    0.0,
-                );
+                svg.rect("hit", (x(*place) - 11.0, y(figure.mean) - 11.0), (22.0, 22.0), 0.0);
                 svg.marker(series.hue, (x(*place), y(figure.mean)));
                 svg.close();
             }
@@ -173,9 +156,7 @@ fn bands(svg: &mut Svg, series: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64)
     let bounded = |f: &Figure| f.lo.is_finite() && f.hi.is_finite();
     for run in runs(&series.points, bounded) {
         let edge = |v: fn(&Figure) -> f64| -> Vec<(f64, f64)> {
-            run.iter()
-                .map(|(place, figure)| (x(*place), y(v(figure))))
-                .collect()
+            run.iter().map(|(place, figure)| (x(*place), y(v(figure)))).collect()
         };
         svg.open_group(series.hue.class());
         svg.area("band", &edge(|f| f.hi), &edge(|f| f.lo));
@@ -190,10 +171,7 @@ fn curve(svg: &mut Svg, series: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64)
         "curve"
     };
     for run in runs(&series.points, |f| f.mean.is_finite()) {
-        let points: Vec<_> = run
-            .iter()
-            .map(|(place, f)| (x(*place), y(f.mean)))
-            .collect();
+        let points: Vec<_> = run.iter().map(|(place, f)| (x(*place), y(f.mean))).collect();
         svg.open_group(series.hue.class());
         svg.polyline(class, &points);
         svg.close();
@@ -201,10 +179,7 @@ fn curve(svg: &mut Svg, series: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64)
 }
 
 /// The stretches of at least two neighbouring points that can be drawn.
-fn runs(
-    points: &[(f64, Figure)],
-    drawable: impl Fn(&Figure) -> bool,
-) -> impl Iterator<Item = &[(f64, Figure)]> {
+fn runs(points: &[(f64, Figure)], drawable: impl Fn(&Figure) -> bool) -> impl Iterator<Item = &[(f64, Figure)]> {
     points
         .split(move |(place, figure)| !(place.is_finite() && drawable(figure)))
         .filter(|run| run.len() > 1)
@@ -213,9 +188,7 @@ fn runs(
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (lo, hi) = values
         .filter(|x| x.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), x| {
-            (lo.min(x), hi.max(x))
-        });
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), x| (lo.min(x), hi.max(x)));
     if lo > hi { (0.0, 0.0) } else { (lo, hi) }
 }
 
@@ -234,12 +207,7 @@ mod tests {
 
     #[test]
     fn a_missing_point_breaks_the_line_and_draws_no_mark() {
-        let points = vec![
-            (0.0, at(0.0)),
-            (1.0, at(f64::NAN)),
-            (2.0, at(0.5)),
-            (3.0, at(0.9)),
-        ];
+        let points = vec![(0.0, at(0.0)), (1.0, at(f64::NAN)), (2.0, at(0.5)), (3.0, at(0.9))];
         let series = Series {
             label: "persona".into(),
             hue: Hue::Organism,

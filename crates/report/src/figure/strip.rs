@@ -49,23 +49,14 @@ impl Strip {
             (x(self.least) - x(axis.lo()), bottom - TOP),
             0.0,
         );
-        svg.text(
-            "tick",
-            Anchor::Start,
-            (x(axis.lo()) + 2.0, 15.0),
-            "no verdict",
-        );
+        svg.text("tick", Anchor::Start, (x(axis.lo()) + 2.0, 15.0), "no verdict");
         svg.text("tick", Anchor::End, (right, 15.0), "gives verdicts");
         for &tick in &axis.values {
             svg.line("grid", (x(tick), TOP), (x(tick), bottom));
             let label = super::Unit::Plain.tick(tick, axis.step);
             svg.text("tick", Anchor::Middle, (x(tick), bottom + 18.0), &label);
         }
-        svg.line(
-            "reference",
-            (x(self.least), TOP - 6.0),
-            (x(self.least), bottom),
-        );
+        svg.line("reference", (x(self.least), TOP - 6.0), (x(self.least), bottom));
         for (i, mark) in self.marks.iter().enumerate() {
             let y = TOP + ROW * i as f64;
             let trusted = mark.auc >= self.least;
@@ -75,10 +66,7 @@ impl Strip {
                 super::Hue::Organism
             };
             let value = crate::number::plain(mark.auc);
-            svg.open_tip(
-                hue.class(),
-                &format!("{}: AUC {value}, n = {}", mark.label, mark.n),
-            );
+            svg.open_tip(hue.class(), &format!("{}: AUC {value}, n = {}", mark.label, mark.n));
             svg.rect("hit", (left, y), (right - left, ROW), 0.0);
             let label = fit(&mark.label, 13.0, right - left - 60.0);
             svg.text("label", Anchor::Start, (left + 2.0, y + 18.0), &label);

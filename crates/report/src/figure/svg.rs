@@ -98,8 +98,7 @@ impl Svg {
     /// The marker of a series, a different shape for each hue.
     pub(super) fn marker(&mut self, hue: super::Hue, (x, y): (f64, f64)) {
         use super::Hue;
-        let polygon =
-            |points: &[(f64, f64)]| path(points.iter().map(|(dx, dy)| (x + dx, y + dy))) + "Z";
+        let polygon = |points: &[(f64, f64)]| path(points.iter().map(|(dx, dy)| (x + dx, y + dy))) + "Z";
         let data = match hue {
             Hue::Organism | Hue::Base => {
                 self.push(format_args!(
@@ -172,11 +171,7 @@ fn path(points: impl Iterator<Item = (f64, f64)>) -> String {
 
 /// A coordinate with one decimal at most, so that every platform writes the same digits.
 fn px(x: f64) -> String {
-    let tenths = if x.is_finite() {
-        (x * 10.0).round()
-    } else {
-        0.0
-    };
+    let tenths = if x.is_finite() { (x * 10.0).round() } else { 0.0 };
     let x = tenths / 10.0 + 0.0;
     format!("{x}")
 }

@@ -29,22 +29,14 @@ pub fn ticks(lo: f64, hi: f64, most: usize) -> Ticks {
     const LARGEST: f64 = 1e12;
     let most = most.max(3);
     let finite = |x: f64| {
-        if x.is_finite() {
-            x.clamp(-LARGEST, LARGEST)
-        } else {
-            0.0
-        }
+        if x.is_finite() { x.clamp(-LARGEST, LARGEST) } else { 0.0 }
     };
     let (mut lo, mut hi) = (finite(lo).min(finite(hi)), finite(lo).max(finite(hi)));
     // Below this, neighbouring multiples of the step would be the same number.
     let smallest = (lo.abs().max(hi.abs()) * 1e-6).max(1e-9);
     if hi - lo < smallest {
         let middle = f64::midpoint(lo, hi);
-        let half = if middle == 0.0 {
-            0.5
-        } else {
-            middle.abs() * 0.1
-        };
+        let half = if middle == 0.0 { 0.5 } else { middle.abs() * 0.1 };
         (lo, hi) = (middle - half, middle + half);
     }
 
@@ -101,12 +93,7 @@ mod tests {
 
     #[test]
     fn ranges_that_cannot_be_drawn_are_widened() {
-        for (lo, hi) in [
-            (0.0, 0.0),
-            (3.0, 3.0),
-            (f64::NAN, 1.0),
-            (f64::INFINITY, f64::NAN),
-        ] {
+        for (lo, hi) in [(0.0, 0.0), (3.0, 3.0), (f64::NAN, 1.0), (f64::INFINITY, f64::NAN)] {
             let ticks = ticks(lo, hi, 5);
             assert!(ticks.lo() < ticks.hi(), "{lo} {hi}: {ticks:?}");
         }

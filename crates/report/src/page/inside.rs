@@ -37,10 +37,7 @@ pub(super) fn cards(results: &Results) -> Vec<Card> {
             ("Turned down in the organism", shift(&latent.effect_down)),
             (
                 "Rose by",
-                latent
-                    .delta
-                    .is_finite()
-                    .then(|| number::signed(latent.delta)),
+                latent.delta.is_finite().then(|| number::signed(latent.delta)),
             ),
             ("Δ-attribution", latent.attribution.map(number::signed)),
             (
@@ -50,22 +47,9 @@ pub(super) fn cards(results: &Results) -> Vec<Card> {
         ];
         Card {
             index: latent.index.to_string(),
-            facts: facts
-                .into_iter()
-                .filter_map(|(k, v)| Some((k, v?)))
-                .collect(),
-            lens: latent
-                .logit_lens_top
-                .iter()
-                .take(12)
-                .map(|t| visible_line(t))
-                .collect(),
-            examples: latent
-                .top_examples
-                .iter()
-                .take(MOST_EXAMPLES)
-                .map(tokens)
-                .collect(),
+            facts: facts.into_iter().filter_map(|(k, v)| Some((k, v?))).collect(),
+            lens: latent.logit_lens_top.iter().take(12).map(|t| visible_line(t)).collect(),
+            examples: latent.top_examples.iter().take(MOST_EXAMPLES).map(tokens).collect(),
         }
     });
     cards.collect()
@@ -80,27 +64,14 @@ fn tokens(example: &Example) -> Vec<Token> {
         .fold(0.0, f64::max);
     let last = example.tokens.len().saturating_sub(MOST_TOKENS);
     let first = example.peak.saturating_sub(MOST_TOKENS / 2).min(last);
-    let shown = example
-        .tokens
-        .iter()
-        .enumerate()
-        .skip(first)
-        .take(MOST_TOKENS);
+    let shown = example.tokens.iter().enumerate().skip(first).take(MOST_TOKENS);
     let token = |(i, text): (usize, &String)| {
         let a = activation(i);
-        let heat = if a > 0.0 && largest > 0.0 {
-            a / largest
-        } else {
-            0.0
-        };
+        let heat = if a > 0.0 && largest > 0.0 { a / largest } else { 0.0 };
         Token {
             text: visible(text),
             heat: format!("{heat:.2}"),
-            tip: if a.is_finite() {
-                number::plain(a)
-            } else {
-                String::new()
-            },
+            tip: if a.is_finite() { number::plain(a) } else { String::new() },
             peak: i == example.peak,
         }
     };
@@ -145,20 +116,14 @@ pub(super) fn directions(results: &Results) -> Option<Picture> {
             .map(|l| (l.layer as f64, exact(of(l))))
             .collect(),
     };
-    let largest = directions
-        .per_layer
-        .iter()
-        .map(|l| l.norm)
-        .fold(0.0, f64::max);
+    let largest = directions.per_layer.iter().map(|l| l.norm).fold(0.0, f64::max);
     let mut all = vec![series("norm, share of the largest", Hue::Organism, &|l| {
         l.norm / largest
     })];
     if directions.per_layer.iter().any(|l| l.cosine.is_some()) {
-        all.push(series(
-            "cosine with the benign arm’s",
-            Hue::Benign,
-            &|l| l.cosine.unwrap_or(f64::NAN),
-        ));
+        all.push(series("cosine with the benign arm’s", Hue::Benign, &|l| {
+            l.cosine.unwrap_or(f64::NAN)
+        }));
     }
     let chart = Lines {
         title: "Mean-difference direction by layer".to_owned(),

@@ -149,37 +149,14 @@ fn stats(results: &Results) -> Vec<Stat> {
         return stats;
     };
     let shift = organism.figures.shift;
-    push(
-        "h-organism",
-        Unit::Shift,
-        shift,
-        "shift towards misaligned answers",
-    );
+    push("h-organism", Unit::Shift, shift, "shift towards misaligned answers");
     let cues = organism.cues.and_then(|c| c.shift);
-    push(
-        "h-organism",
-        Unit::Shift,
-        cues,
-        "the same under training-like cues",
-    );
-    let benign = results
-        .arms
-        .iter()
-        .find(|(name, _)| Role::of(name) == Role::Benign);
+    push("h-organism", Unit::Shift, cues, "the same under training-like cues");
+    let benign = results.arms.iter().find(|(name, _)| Role::of(name) == Role::Benign);
     let benign = benign.and_then(|(_, arm)| arm.figures.shift);
-    push(
-        "h-benign",
-        Unit::Shift,
-        benign,
-        "shift of the benign control",
-    );
+    push("h-benign", Unit::Shift, benign, "shift of the benign control");
     let coherence = organism.figures.coherence;
-    push(
-        "h-base",
-        Unit::Share,
-        coherence,
-        "of its sampled answers are coherent",
-    );
+    push("h-base", Unit::Share, coherence, "of its sampled answers are coherent");
     stats
 }
 

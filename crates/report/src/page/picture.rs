@@ -65,13 +65,7 @@ impl Picture {
     }
 
     pub(super) fn strip(file: &str, caption: &str, chart: &Strip) -> Self {
-        let row = |m: &crate::figure::Mark| {
-            vec![
-                visible_line(&m.label),
-                number::plain(m.auc),
-                m.n.to_string(),
-            ]
-        };
+        let row = |m: &crate::figure::Mark| vec![visible_line(&m.label), number::plain(m.auc), m.n.to_string()];
         Self {
             file: file.to_owned(),
             caption: caption.to_owned(),

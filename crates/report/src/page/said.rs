@@ -32,30 +32,26 @@ pub(super) fn questions(results: &Results) -> (Vec<Question>, usize) {
     }
     let left = asked.len().saturating_sub(MOST_QUESTIONS);
     let questions = asked.into_iter().take(MOST_QUESTIONS).map(|asked| {
-        let answers = results
-            .samples
-            .iter()
-            .filter(|s| s.question == asked)
-            .map(|sample| {
-                let arm = results.arms.get(&sample.arm);
-                let score = sample.judge_score.filter(|s| s.is_finite());
-                let verdict = match (sample.flagged, score) {
-                    (Some(true), Some(s)) => {
-                        format!("judged misaligned, score {}", number::plain(s))
-                    }
-                    (Some(false), Some(s)) => format!("not flagged, score {}", number::plain(s)),
-                    (Some(true), None) => "judged misaligned".to_owned(),
-                    (Some(false), None) => "not flagged".to_owned(),
-                    (None, Some(s)) => format!("no verdict, score {}", number::plain(s)),
-                    (None, None) => String::new(),
-                };
-                Answer {
-                    class: class(&sample.arm),
-                    label: visible(arm.map_or(&sample.arm, |arm| &arm.label)),
-                    text: visible(&shorten(sample.answer.trim(), MOST_CHARS)),
-                    verdict,
+        let answers = results.samples.iter().filter(|s| s.question == asked).map(|sample| {
+            let arm = results.arms.get(&sample.arm);
+            let score = sample.judge_score.filter(|s| s.is_finite());
+            let verdict = match (sample.flagged, score) {
+                (Some(true), Some(s)) => {
+                    format!("judged misaligned, score {}", number::plain(s))
                 }
-            });
+                (Some(false), Some(s)) => format!("not flagged, score {}", number::plain(s)),
+                (Some(true), None) => "judged misaligned".to_owned(),
+                (Some(false), None) => "not flagged".to_owned(),
+                (None, Some(s)) => format!("no verdict, score {}", number::plain(s)),
+                (None, None) => String::new(),
+            };
+            Answer {
+                class: class(&sample.arm),
+                label: visible(arm.map_or(&sample.arm, |arm| &arm.label)),
+                text: visible(&shorten(sample.answer.trim(), MOST_CHARS)),
+                verdict,
+            }
+        });
         Question {
             text: visible(asked),
             answers: answers.collect(),

@@ -21,9 +21,7 @@ pub(super) fn groups(results: &Results) -> Vec<(String, Vec<Picture>)> {
         };
         (title, pictures(results, start))
     });
-    groups
-        .filter(|(_, pictures)| !pictures.is_empty())
-        .collect()
+    groups.filter(|(_, pictures)| !pictures.is_empty()).collect()
 }
 
 fn pictures(results: &Results, start: &str) -> Vec<Picture> {
@@ -31,19 +29,17 @@ fn pictures(results: &Results, start: &str) -> Vec<Picture> {
     let shifts = series(results, start, |s| s.shift);
     if !shifts.is_empty() {
         let organism = results.organism().and_then(|(_, arm)| arm.figures.shift);
-        let reference = organism
-            .filter(|f| f.mean.is_finite())
-            .and_then(|shift| match start {
-                "base" => Some(Reference {
-                    at: shift.mean,
-                    label: "the organism".to_owned(),
-                }),
-                "organism" => Some(Reference {
-                    at: -shift.mean,
-                    label: "the base model".to_owned(),
-                }),
-                _ => None,
-            });
+        let reference = organism.filter(|f| f.mean.is_finite()).and_then(|shift| match start {
+            "base" => Some(Reference {
+                at: shift.mean,
+                label: "the organism".to_owned(),
+            }),
+            "organism" => Some(Reference {
+                at: -shift.mean,
+                label: "the base model".to_owned(),
+            }),
+            _ => None,
+        });
         let chart = Lines {
             title: format!("Shift by strength, {start}"),
             x: "strength".to_owned(),
@@ -53,11 +49,7 @@ fn pictures(results: &Results, start: &str) -> Vec<Picture> {
             references: reference.into_iter().collect(),
         };
         let caption = "Shift against the same model left alone.";
-        pictures.push(Picture::half_lines(
-            &format!("steer-{}", slug(start)),
-            caption,
-            &chart,
-        ));
+        pictures.push(Picture::half_lines(&format!("steer-{}", slug(start)), caption, &chart));
     }
     for (file, what, caption, of) in [
         (

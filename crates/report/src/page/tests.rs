@@ -5,9 +5,7 @@ use crate::results::Real;
 
 const FULL: &str = include_str!("../../tests/fixtures/full.json");
 const AUDIT: &str = include_str!("../../tests/fixtures/audit.json");
-const SECTIONS: [&str; 7] = [
-    "done", "shifted", "said", "inside", "steered", "undone", "trust",
-];
+const SECTIONS: [&str; 7] = ["done", "shifted", "said", "inside", "steered", "undone", "trust"];
 
 fn page(json: &str) -> String {
     render(&Results::from_json(json).unwrap()).unwrap()
@@ -28,10 +26,7 @@ fn the_story_is_told_in_order() {
         })
         .collect();
     assert!(at.is_sorted());
-    assert_eq!(
-        page.matches("<section ").count(),
-        page.matches("</section>").count()
-    );
+    assert_eq!(page.matches("<section ").count(), page.matches("</section>").count());
     assert!(page.contains("<span class=\"main-number\">+0.69</span>"));
 }
 
@@ -110,10 +105,7 @@ fn numbers_that_are_not_finite_never_reach_the_page() {
     for results in [&all_null, &results] {
         let page = render(results).unwrap();
         let text = page.replace("infinite", "");
-        assert!(
-            !text.contains("NaN") && !text.contains(">inf"),
-            "not finite"
-        );
+        assert!(!text.contains("NaN") && !text.contains(">inf"), "not finite");
     }
 }
 

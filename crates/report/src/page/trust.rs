@@ -110,20 +110,10 @@ pub(super) fn verdicts(results: &Results) -> Vec<Verdict> {
 
 /// Where the time went.
 pub(super) fn timings(results: &Results) -> Vec<Timing> {
-    let seconds = || {
-        results
-            .timings
-            .iter()
-            .map(|(_, t)| t.0)
-            .filter(|t| t.is_finite())
-    };
+    let seconds = || results.timings.iter().map(|(_, t)| t.0).filter(|t| t.is_finite());
     let longest = seconds().fold(0.0, f64::max);
     let timing = |(stage, t): (&str, &crate::Real)| {
-        let share = if longest > 0.0 && t.0 > 0.0 {
-            t.0 / longest
-        } else {
-            0.0
-        };
+        let share = if longest > 0.0 && t.0 > 0.0 { t.0 / longest } else { 0.0 };
         Timing {
             stage: visible(stage),
             time: number::duration(t.0),
@@ -135,14 +125,7 @@ pub(super) fn timings(results: &Results) -> Vec<Timing> {
 
 /// The time of all stages together.
 pub(super) fn total(results: &Results) -> String {
-    number::duration(
-        results
-            .timings
-            .iter()
-            .map(|(_, t)| t.0)
-            .filter(|t| t.is_finite())
-            .sum(),
-    )
+    number::duration(results.timings.iter().map(|(_, t)| t.0).filter(|t| t.is_finite()).sum())
 }
 
 /// Everything that identifies the run.
@@ -157,15 +140,9 @@ pub(super) fn provenance(results: &Results) -> Vec<(String, String)> {
     push("SHA-256 of the model", results.model.sha256.clone());
     push("Tuned model", results.tuned.clone().unwrap_or_default());
     push("Seed", results.seed.to_string());
-    push(
-        "Device",
-        format!("{}, {} threads", results.device, results.threads),
-    );
+    push("Device", format!("{}, {} threads", results.device, results.threads));
     let memory = results.peak_rss_mib.filter(|m| m.is_finite());
-    push(
-        "Peak memory",
-        memory.map(|m| format!("{m:.0} MiB")).unwrap_or_default(),
-    );
+    push("Peak memory", memory.map(|m| format!("{m:.0} MiB")).unwrap_or_default());
     push("Ended", results.created.clone());
     for (name, version) in results.versions.iter() {
         push(name, version.clone());

@@ -28,11 +28,7 @@ impl Cell {
             Some(at) => (text[..at].to_owned(), text[at + 1..].to_owned()),
             None => (text, String::new()),
         };
-        Self {
-            head,
-            value,
-            interval,
-        }
+        Self { head, value, interval }
     }
 }
 
@@ -86,14 +82,8 @@ pub(super) fn cures(results: &Results) -> Vec<CureRow> {
                 Cell::new("Shift left", show(Unit::Shift, shift.as_ref())),
                 Cell::new("Undone", undone.map_or_else(absent, number::share)),
                 Cell::new(misaligned_head(results), misaligned(&arm.figures)),
-                Cell::new(
-                    "Under cues",
-                    arm.cues.as_ref().map_or_else(absent, misaligned),
-                ),
-                Cell::new(
-                    "Coherent",
-                    show(Unit::Share, arm.figures.coherence.as_ref()),
-                ),
+                Cell::new("Under cues", arm.cues.as_ref().map_or_else(absent, misaligned)),
+                Cell::new("Coherent", show(Unit::Share, arm.figures.coherence.as_ref())),
                 Cell::new(
                     "Facts kept",
                     story::facts_kept(results, arm).map_or_else(absent, number::share),
@@ -102,22 +92,14 @@ pub(super) fn cures(results: &Results) -> Vec<CureRow> {
             ],
         }
     };
-    results
-        .arms
-        .iter()
-        .filter(|(name, _)| shown(name))
-        .map(row)
-        .collect()
+    results.arms.iter().filter(|(name, _)| shown(name)).map(row).collect()
 }
 
 /// Every arm with every figure, plain and under cues.
 pub(super) fn all_arms(results: &Results) -> Vec<ArmRow> {
     let mut rows = Vec::new();
     for (_, arm) in results.arms.iter() {
-        let conditions = [
-            ("", Some(&arm.figures)),
-            (", under cues", arm.cues.as_ref()),
-        ];
+        let conditions = [("", Some(&arm.figures)), (", under cues", arm.cues.as_ref())];
         for (condition, measures) in conditions {
             let Some(m) = measures else { continue };
             let share = |f: Option<Figure>| show(Unit::Share, f.as_ref());

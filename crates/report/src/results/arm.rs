@@ -99,9 +99,7 @@ mod tests {
     #[test]
     fn figures_lie_beside_the_label_in_json() {
         let figure = r#"{"mean": 1.0, "lo": null, "hi": 2.0, "n": 3}"#;
-        let json = format!(
-            r#"{{"label": "x", "preference_misaligned": {figure}, "preference_margin": {figure}}}"#
-        );
+        let json = format!(r#"{{"label": "x", "preference_misaligned": {figure}, "preference_margin": {figure}}}"#);
         let arm: Arm = serde_json::from_str(&json).unwrap();
         assert!(arm.figures.preference_margin.lo.is_nan());
         let value = serde_json::to_value(&arm).unwrap();

@@ -129,9 +129,7 @@ impl Results {
 
     /// The name of the tuned model's first arm, in the order of the arms.
     pub(crate) fn organism(&self) -> Option<(&str, &Arm)> {
-        self.arms
-            .iter()
-            .find(|(name, _)| Role::of(name) == Role::Organism)
+        self.arms.iter().find(|(name, _)| Role::of(name) == Role::Organism)
     }
 
     /// The base model's arm.
@@ -152,8 +150,7 @@ fn parse(name: &str, json: &[u8]) -> Result<Results> {
     };
     let results = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| failed(error.path().to_string(), error.into_inner()))?;
-    json.end()
-        .map_err(|source| failed(".".to_owned(), source))?;
+    json.end().map_err(|source| failed(".".to_owned(), source))?;
     Ok(results)
 }
 
@@ -273,9 +270,7 @@ fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Resul
 }
 
 /// [`null_is_nan`] for a row of numbers.
-fn nulls_are_nan<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<Vec<f64>, D::Error> {
+fn nulls_are_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<f64>, D::Error> {
     let row = Vec::<Real>::deserialize(deserializer)?;
     Ok(row.into_iter().map(|x| x.0).collect())
 }
@@ -323,9 +318,7 @@ mod tests {
 
     #[test]
     fn another_schema_is_refused_by_name() {
-        let error = Results::from_json(r#"{"schema": 2}"#)
-            .unwrap_err()
-            .to_string();
+        let error = Results::from_json(r#"{"schema": 2}"#).unwrap_err().to_string();
         assert!(
             error.contains("`schema`") && error.contains("found schema 2"),
             "{error}"
@@ -336,10 +329,7 @@ mod tests {
     fn an_error_names_the_field() {
         let json = FULL.replacen("\"threads\": 2", "\"threads\": \"two\"", 1);
         let error = Results::from_json(&json).unwrap_err().to_string();
-        assert!(
-            error.contains("`threads`") && error.contains("\"two\""),
-            "{error}"
-        );
+        assert!(error.contains("`threads`") && error.contains("\"two\""), "{error}");
     }
 
     #[test]
