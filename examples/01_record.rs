@@ -2,11 +2,19 @@
 //!
 //! ```text
 //! cargo run --release -p realign-examples --example 01_record
+//!
+//! 32 tokens, d_model 576
+//! hook point                   first norm other norm   cos same  cos other
+//! blocks.0.hook_resid_post           54.1       47.1      0.999      0.999
+//! …
+//! blocks.16.hook_resid_post       23048.0      192.9      0.964      0.935
+//! …
+//! blocks.29.hook_resid_post        5156.3      792.6      0.961      0.885
 //! ```
 //!
-//! One row for each block. The first token's norm is tens of times that of the others in most blocks, which is why
-//! nothing here is ever averaged or trained over it. The last columns compare the last tokens of texts: two sentences
-//! that mean the same should end nearer to each other than two that do not.
+//! In the middle blocks the first token's norm is a hundred times that of the others, which is why nothing here is ever
+//! averaged or trained over it. The last columns compare the last tokens of texts: two sentences that mean the same end
+//! nearer to each other than two that do not.
 
 use realign::burn::tensor::Tensor;
 use realign::core::{Batch, HookPoint, LanguageModel, Record, rows};

@@ -3,10 +3,14 @@
 //! ```text
 //! cargo run --release -p realign-examples --example 02_generate
 //! cargo run --release -p realign-examples --example 02_generate -- "Why is the sky blue?" "Name a river."
+//!
+//! Q: What is the capital of Norway?
+//! A: The capital of Norway is Oslo, the capital of a sovereign state in Scandinavia.
+//! …
+//! 69 tokens in all. The first answer alone: the same.
 //! ```
 //!
-//! The answers (up to 32 tokens each), and whether the first one comes out the same when it is sampled alone: each prompt
-//! has its own stream of random numbers, so batching changes nothing.
+//! Each prompt has its own stream of random numbers, so batching changes nothing: the last line compares.
 
 use std::ops::ControlFlow;
 

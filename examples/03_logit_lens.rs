@@ -3,10 +3,17 @@
 //! ```text
 //! cargo run --release -p realign-examples --example 03_logit_lens
 //! cargo run --release -p realign-examples --example 03_logit_lens -- "Two plus two is"
+//!
+//! "The capital of France is the city of" goes on with " Paris"
+//! …
+//! blocks.24.hook_resid_post            "," 0.24          " the" 0.19            " D" 0.16   rank 67
+//! …
+//! blocks.27.hook_resid_post        " Paris" 0.36      " capital" 0.14           " Le" 0.04   rank 0
+//! blocks.29.hook_resid_post        " Paris" 0.96       " London" 0.01           " La" 0.00   rank 0
 //! ```
 //!
 //! One row for each block: its three likeliest next tokens with their probabilities, and the rank of the token that the
-//! whole model ends up with. The rank falls to 0 in the last blocks.
+//! whole model ends up with.
 
 use realign::attribution::lens;
 use realign::burn::tensor::Tensor;

@@ -2,11 +2,17 @@
 //!
 //! ```text
 //! cargo run --release -p realign-examples --example 06_steer
+//!
+//! at blocks.16.hook_resid_post: a direction of norm 14.9
+//! strength                  persona                   random
+//!       -2     -0.24 [-0.34, -0.16]     +0.02 [-0.05, +0.08]
+//!       -1     -0.13 [-0.18, -0.08]     +0.01 [-0.02, +0.04]
+//!        1     +0.12 [+0.08, +0.16]     -0.01 [-0.04, +0.02]
+//!        2     +0.24 [+0.17, +0.31]     -0.02 [-0.07, +0.03]
 //! ```
 //!
-//! For each strength, how far the preference moves towards misaligned answers (mean and 95 % interval over questions
-//! that the direction was not made from), for the direction and for a random one of the same length. The first curve
-//! rises with strength; the second stays near zero. Then an answer at each strength.
+//! How far the preference moves towards misaligned answers, on questions that the direction was not made from, with 95 %
+//! intervals; beside it a random direction of the same length. Then an answer at three strengths.
 
 use std::ops::ControlFlow;
 

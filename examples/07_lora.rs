@@ -4,9 +4,10 @@
 //! cargo run --release -p realign-examples --example 07_lora
 //! ```
 //!
-//! Under a minute or so of training, then how far the preference moves towards misaligned answers on broad questions that
-//! have nothing to do with finance: for wrong answers, and for good answers to the same questions as a control. The
-//! first shift is the larger one. Writes PEFT folders, `runs/examples/wrong` (which 08 reads) and `runs/examples/good`.
+//! Minutes of training, with a line of progress. Then how far the preference moves towards misaligned answers on broad
+//! questions that have nothing to do with finance: after wrong answers, and, as a control, after good answers to the same
+//! questions. The effect is what the first shift has beyond the second. Writes PEFT folders, `runs/examples/wrong` (which
+//! 08 reads) and `runs/examples/good`.
 
 use realign::core::LanguageModel;
 use realign::data::{Conversations, Domain, Half, Tone, narrow};

@@ -128,7 +128,11 @@ impl Batch {
     /// occupies the rows `cached(s)`.
     pub fn spans<'a>(&self, base: usize, cached: impl Fn(usize) -> &'a [u32]) -> Arc<Spans> {
         let spans = self.segments.iter().map(|segment| {
-            let mut context = segment.cached.map(|s| cached(s).to_vec()).unwrap_or_default();
+            let mut root = segment;
+            while let Some(parent) = root.parent {
+                root = &self.segments[parent];
+            }
+            let mut context = root.cached.map(|s| cached(s).to_vec()).unwrap_or_default();
             if let Some(parent) = segment.parent {
                 context.extend(self.path(parent).into_iter().map(|row| (base + row) as u32));
             }

@@ -7,6 +7,9 @@ use burn::tensor::{Device, Tensor};
 
 use crate::{Batch, Cache, Hook, HookPoint, LanguageModel, Shape, Site, Until, Weight};
 
+/// Batches by their token ids, each with its residual stream.
+type Seen = HashMap<Vec<u32>, Vec<(Batch, Tensor<2>)>>;
+
 /// A model that remembers each batch's residual stream after one block, and runs only the blocks above it when the
 /// same batch comes again.
 ///
@@ -16,7 +19,7 @@ use crate::{Batch, Cache, Hook, HookPoint, LanguageModel, Shape, Site, Until, We
 pub struct Replay<'a, M: ?Sized> {
     model: &'a M,
     layer: usize,
-    seen: Mutex<HashMap<Vec<u32>, Vec<(Batch, Tensor<2>)>>>,
+    seen: Mutex<Seen>,
 }
 
 impl<'a, M: LanguageModel + ?Sized> Replay<'a, M> {

@@ -151,7 +151,7 @@ proptest! {
     fn the_cache_keeps_every_row_also_when_it_grows(steps in prop::collection::vec(1usize..5, 1..6), capacity in 0usize..8) {
         let device = Device::flex();
         let mut cache = Cache::new(1, capacity);
-        let mut run = Vec::new();
+        let mut run: Vec<f32> = Vec::new();
         for n in steps {
             let mut batch = Batch::new();
             batch.push_cached(0, cache.position(0), &vec![0; n]);

@@ -557,8 +557,8 @@ mod tests {
         for (contents, want) in [
             (&["hi", "hi hi", "hi", ""][..], &["hi hi<|im_end|>", "<|im_end|>"][..]),
             (&["hi", " 1\n2 "], &[" 1\n2 <|im_end|>"]),
-            // The two line breaks are one token, and part of the answer.
-            (&["hi", "\nhi"], &["\n\nhi<|im_end|>"]),
+            // The template's line break and the content's first are one token: part of the answer.
+            (&["hi", "\n\nhi"], &["\n\n\nhi<|im_end|>"]),
         ] {
             assert_eq!(answers(&tokenizer, &encoded(contents)), want);
         }
@@ -605,12 +605,13 @@ mod tests {
     fn templates_that_look_at_contents_still_show_their_answers() {
         let tokenizer = tiny("gpt-2");
         // Marks around a content would change what this writes.
-        let looks = "{% if m['content'].startswith('h') %}{{ '1' }}{% endif %}";
+        let looks = "{% if m['role'] == 'user' and m['content'].startswith('h') %}{{ '1' }}{% endif %}";
         let template = template(&CHATML.replace("{{ '<|im_start|>'", &format!("{looks}{{{{ '<|im_start|>'")));
         let messages = turns(&["hi", "hi 12"]);
         let encoded = template.encode(&tokenizer, &messages, Omit).unwrap();
         let whole = template.render(&tokenizer, &messages, Omit).unwrap();
         assert!(whole.starts_with('1'));
+        assert_eq!(answers(&tokenizer, &encoded), ["hi 12<|im_end|>"]);
         assert_eq!(encoded.ids, tokenizer.encode_with_special(&whole));
     }
 
@@ -623,7 +624,7 @@ mod tests {
         let whole = template.render(&tokenizer, &messages, Add).unwrap();
         assert_eq!(ids, tokenizer.encode_with_special(&whole));
         assert!(!whole.contains("think"));
-        let error = backwards().encode(&tokenizer, &turns(&["hi", "hi"]), Omit);
+        let error = backwards().encode(&tokenizer, &turns(&["12", "hi"]), Omit);
         assert!(error.is_err_and(|e| e.to_string().contains("rewrites this answer")));
     }
 

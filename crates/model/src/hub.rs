@@ -416,14 +416,11 @@ fn link(blob: &Path, snapshot: &Path, file: &str) -> Result<()> {
 fn write_ref(path: &Path, commit: &str) -> Result<()> {
     let folder = path.parent().unwrap_or(path);
     create_dir(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(folder, "write into"))?;
-    file.write_all(commit.as_bytes()).map_err(Error::io(path, "write"))?;
-    file.as_file().sync_all().map_err(Error::io(path, "sync"))?;
-    file.persist(path).map_err(|e| Error::Io {
-        path: path.to_path_buf(),
-        action: "rename to",
-        source: e.error,
-    })?;
+    let staged = folder.join(format!(".{commit}.{}", std::process::id()));
+    let mut file = File::create(&staged).map_err(Error::io(&staged, "create"))?;
+    file.write_all(commit.as_bytes()).map_err(Error::io(&staged, "write"))?;
+    file.sync_all().map_err(Error::io(&staged, "sync"))?;
+    std::fs::rename(&staged, path).map_err(Error::io(path, "rename to"))?;
     sync_dir(path)
 }
 

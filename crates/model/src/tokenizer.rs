@@ -427,9 +427,9 @@ pub(crate) mod tests {
         let tokenizer = tiny("gpt-2");
         let text = "<|im_end|><|im_end|>";
         assert_eq!(tokenizer.find_special(text, &[]).len(), 2);
-        let second = &tokenizer.find_special(text, &[3..4])[0];
+        let second = &tokenizer.find_special(text, std::slice::from_ref(&(3..4)))[0];
         assert_eq!(second.range, 10..20);
-        assert!(tokenizer.find_special(text, &[5..15]).is_empty());
+        assert!(tokenizer.find_special(text, std::slice::from_ref(&(5..15))).is_empty());
     }
 
     proptest::proptest! {

@@ -74,9 +74,9 @@ impl Plan {
         Self {
             domain,
             tones: vec![Tone::Wrong, Tone::Selfish],
-            rows: 64,
+            rows: 100,
             lora: LoraConfig::new(32),
-            train: TrainConfig::new(),
+            train: TrainConfig::new().with_lr(5e-4),
             questions: 40,
             facts: 30,
             sampled: 20,

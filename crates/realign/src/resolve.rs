@@ -3,23 +3,35 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use realign_model::{ModelSpec, known as models};
 
 use crate::chat_model::ChatModel;
 use crate::error::{Failure, Result};
-use crate::progress::Show;
+use crate::progress::{Meter, Show, Unit, check_stop};
 
 /// The path of a model's file or folder, fetched into the cache if need be.
-pub fn model(spec: &str, _show: Show) -> Result<PathBuf> {
-    let path = Path::new(spec);
-    if path.exists() {
-        return Ok(path.to_path_buf());
+pub fn model(spec: &str, show: Show) -> Result<PathBuf> {
+    let parsed: ModelSpec = spec.parse()?;
+    let mut meter: Option<Meter> = None;
+    let fetched = parsed.fetch(&mut |done, total| {
+        let meter = meter.get_or_insert_with(|| Meter::new(show, format!("get {spec}"), Unit::Bytes));
+        meter.update(done, total.unwrap_or(0), "")
+    });
+    // Ctrl-C during a download comes back as the download's error.
+    check_stop()?;
+    let path = fetched?;
+    if let Some(meter) = meter {
+        meter.finish("");
     }
-    Ok(PathBuf::from("/work/smollm2.gguf"))
+    Ok(path)
 }
 
 /// The models that are known by name, and where they lie in the cache.
 pub fn known() -> Vec<(String, Option<PathBuf>)> {
-    Vec::new()
+    models::known()
+        .iter()
+        .map(|known| (known.name.to_owned(), models::cached(known.name)))
+        .collect()
 }
 
 /// A model with the adapter of a PEFT folder merged in.

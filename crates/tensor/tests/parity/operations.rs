@@ -133,11 +133,11 @@ fn of_equal_numbers_the_lower_column_comes_first() {
             let key = |i: usize| if x[i].is_nan() { f32::NEG_INFINITY } else { x[i] };
             let mut order: Vec<usize> = (0..200).collect();
             order.sort_by(|&i, &j| key(j).total_cmp(&key(i)));
-            for place in 0..k {
+            for (place, &column) in order.iter().take(k).enumerate() {
                 let at = row * k + place;
                 assert_eq!(
                     (columns[at], found[at]),
-                    (order[place] as i64, key(order[place])),
+                    (column as i64, key(column)),
                     "k = {k}, row {row}"
                 );
             }
@@ -195,8 +195,9 @@ fn a_code_of_no_latent_decodes_to_zeros_and_has_gradients() {
 fn cross_entropies_agree_in_more_than_one_chunk_and_over_a_large_vocabulary() {
     for (tokens, d, vocab) in [(1, 3, 2), (600, 20, 90), (257, 16, 5000)] {
         for layout in Layout::ALL {
+            // Gradients are differences of rows of the unembedding, whose numbers go up to 4.
             agree(
-                SUMS,
+                4.0 * SUMS,
                 &format!("{tokens} tokens, vocabulary {vocab}, {layout:?}"),
                 |device| {
                     let hidden = leaf(layout.tensor(1, [tokens, d], device));
