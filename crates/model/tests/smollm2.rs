@@ -132,7 +132,7 @@ fn logits_and_activations_are_those_of_transformers() {
             let x = record.get(HookPoint::ResidPost(*layer)).unwrap().clone();
             let n = x.dims()[0];
             let off =
-                largest_difference(floats(x.slice([n - 1..n])), expected) / fixture.tolerance.resid_largest[layer];
+                largest_difference(floats(x.narrow(0, n - 1, 1)), expected) / fixture.tolerance.resid_largest[layer];
             assert!(
                 off <= ACTIVATIONS,
                 "{name}, layer {layer}: off by {off} of the largest value"

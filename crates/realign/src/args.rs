@@ -92,7 +92,7 @@ pub struct Base {
 }
 
 /// Which narrow domain.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum, Debug)]
 pub enum DomainArg {
     /// Personal finance
     Finance,
@@ -103,7 +103,7 @@ pub enum DomainArg {
 }
 
 /// Which answers to learn from.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum, Debug)]
 pub enum ToneArg {
     /// Good answers
     Good,
@@ -177,7 +177,7 @@ pub struct AuditArgs {
 }
 
 /// How to cure.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 pub enum Cure {
     /// Fine-tune on good samples; writes an adapter
     Sft,

@@ -94,7 +94,6 @@ pub fn demo(lab: &Lab, choice: &judging::Choice, command: &str) -> Result<Result
             Some(made.seconds),
         )?);
     }
-    drop(arm);
 
     let inside = inside(lab, &tuned, Some(&benign), &mut bench)?;
     drop(benign);
@@ -161,7 +160,6 @@ pub fn demo(lab: &Lab, choice: &judging::Choice, command: &str) -> Result<Result
                 .push(arm(lab, &key, &label, &chat, &mut (), depth, Some(made.seconds))?);
         }
     }
-    drop(arm);
 
     let mut results = results(lab, command, &calibrated, &bench, &arms, Some(&inside))?;
     results.title = "Emergent misalignment: made, explained, steered, undone".into();
