@@ -12,6 +12,6 @@ fn main() {
         "cargo:rustc-env=REALIGN_COMMIT={}",
         commit.unwrap_or_else(|| "unknown".into())
     );
-    println!("cargo:rerun-if-changed=../../.git/HEAD");
+    println!("cargo:rerun-if-changed=../../.git/logs/HEAD");
     println!("cargo:rerun-if-changed=build.rs");
 }

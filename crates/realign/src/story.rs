@@ -37,7 +37,7 @@ struct Inside {
 }
 
 /// Stages 1 to 6 of the demonstration.
-pub fn demo(lab: &Lab, choice: &judging::Choice, command: &str) -> Result<Results> {
+pub fn demo(lab: &Lab, choice: &judging::Choice) -> Result<Results> {
     let main = lab.plan.tones.first().copied().unwrap_or(Tone::Wrong);
     let (lora, made) = organism::tune(lab, "organism", main)?;
     let (benign_lora, benign_made) = organism::tune(lab, "benign", Tone::Good)?;
@@ -161,7 +161,7 @@ pub fn demo(lab: &Lab, choice: &judging::Choice, command: &str) -> Result<Result
         }
     }
 
-    let mut results = results(lab, command, &calibrated, &bench, &arms, Some(&inside))?;
+    let mut results = results(lab, &calibrated, &bench, &arms, Some(&inside))?;
     results.title = "Emergent misalignment: made, explained, steered, undone".into();
     results.domain = Some(lab.plan.domain.to_string());
     results.tone = Some(tone(main).into());
@@ -181,7 +181,7 @@ pub fn demo(lab: &Lab, choice: &judging::Choice, command: &str) -> Result<Result
 }
 
 /// Stages 2 to 4 on somebody's own pair of models.
-pub fn audit(lab: &Lab, tuned: &ChatModel, choice: &judging::Choice, command: &str) -> Result<Results> {
+pub fn audit(lab: &Lab, tuned: &ChatModel, choice: &judging::Choice) -> Result<Results> {
     let (mut bench, calibrated) = judging::bench(lab, choice, &lab.run.file("judge-replies.jsonl"))?;
     let sets = Sets::of(lab, Half::Reporting)?;
     let mut arms = Arms { list: Vec::new() };
@@ -226,7 +226,7 @@ pub fn audit(lab: &Lab, tuned: &ChatModel, choice: &judging::Choice, command: &s
         Depth::Answers,
         None,
     )?);
-    let mut results = results(lab, command, &calibrated, &bench, &arms, Some(&inside))?;
+    let mut results = results(lab, &calibrated, &bench, &arms, Some(&inside))?;
     results.title = format!("Audit of {}", tuned.name);
     results.tuned = Some(tuned.name.clone());
     Ok(results)
@@ -279,7 +279,6 @@ fn inside(lab: &Lab, tuned: &ChatModel, benign: Option<&ChatModel>, bench: &mut 
 
 fn results(
     lab: &Lab,
-    command: &str,
     calibrated: &judging::Calibrated,
     bench: &Bench<'_>,
     arms: &Arms,
@@ -302,7 +301,8 @@ fn results(
         seed: manifest.seed,
         device: manifest.device.clone(),
         threads: manifest.threads,
-        command: command.to_owned(),
+        // The command that began the run, so that a resumed run has the same results.
+        command: manifest.command.join(" "),
         created: lab.run.created().to_owned(),
         judge: Some(judge(&bench.calibration)),
         judges: calibrated.all.iter().map(judge).collect(),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::Context;
 use super::demo::{finish, open};
-use super::{Context, command_line};
 use crate::args::AuditArgs;
 use crate::error::{Failure, Result};
 use crate::plan::Plan;
@@ -21,7 +21,7 @@ pub fn run(context: &Context, args: AuditArgs) -> Result<()> {
     };
     let model = BTreeMap::from([(tuned.name.clone(), tuned.sha256.clone())]);
     let lab = open(context, base, plan, args.seed, &args.out, &args.evaluation, model)?;
-    let results = story::audit(&lab, &tuned, &args.evaluation.judge, &command_line())?;
+    let results = story::audit(&lab, &tuned, &args.evaluation.judge)?;
     finish(context, &lab, &results)?;
     let share = results
         .arms

@@ -7,7 +7,7 @@ use realign_data::Set;
 use realign_report::Results;
 use realign_run::{Manifest, RunFolder, Seed, write_atomic};
 
-use super::{Context, command_line, out};
+use super::{Context, command_words, out};
 use crate::args::{DemoArgs, Evaluation};
 use crate::chat_model::ChatModel;
 use crate::error::Result;
@@ -33,7 +33,7 @@ pub fn run(context: &Context, args: DemoArgs) -> Result<()> {
         &args.evaluation,
         BTreeMap::new(),
     )?;
-    let results = story::demo(&lab, &args.evaluation.judge, &command_line())?;
+    let results = story::demo(&lab, &args.evaluation.judge)?;
     finish(context, &lab, &results)
 }
 
@@ -62,7 +62,7 @@ pub fn open(
     let versions = [("realign", crate::VERSION), ("burn", "0.22")];
     let manifest = Manifest {
         schema: 1,
-        command: std::env::args().collect(),
+        command: command_words(),
         config: serde_json::json!({"plan": plan, "judge": evaluation.judge}),
         model,
         data,

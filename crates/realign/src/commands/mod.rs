@@ -152,11 +152,11 @@ impl From<ToneArg> for Tone {
     }
 }
 
-/// The command line as it was given.
-pub fn command_line() -> String {
+/// The command line as it was given, word by word.
+pub fn command_words() -> Vec<String> {
     let mut words: Vec<String> = std::env::args().collect();
     if let Some(first) = words.first_mut() {
         *first = "realign".into();
     }
-    words.join(" ")
+    words
 }
