@@ -10,7 +10,7 @@ use realign_data::Sample;
 use realign_eval::Encode;
 use realign_model::{Access, ChatTemplate, GenerateConfig, GenerationPrompt, Message, Pretrained, Tokenizer};
 
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::progress::check_stop;
 
 /// A model that can be talked to. Cloning is cheap.
@@ -54,12 +54,23 @@ impl ChatModel {
         }
     }
 
-    /// The prompt of a question; an error if the template refuses it.
+    /// The prompt of a question; an error if the template refuses it or it does not fit the model.
     pub fn try_prompt(&self, system: Option<&str>, question: &str) -> Result<Vec<u32>> {
         let messages = turns(system, question);
-        Ok(self
+        let ids = self
             .template
-            .encode_prompt(&self.tokenizer, &messages, GenerationPrompt::Add)?)
+            .encode_prompt(&self.tokenizer, &messages, GenerationPrompt::Add)?;
+        let context = self.model.shape().context;
+        if ids.len() >= context {
+            let start: String = question.chars().take(40).collect();
+            let message = format!(
+                "the question `{start}…` has {} tokens; {} takes fewer than {context}",
+                ids.len(),
+                self.name
+            );
+            return Err(Failure::failed(message));
+        }
+        Ok(ids)
     }
 
     /// A conversation as a training sample: the answer and the end of its turn are learnt.

@@ -7,7 +7,7 @@ use realign_eval::{Cue, Encode, Pair, cues};
 use serde::{Deserialize, Serialize};
 
 use crate::chat_model::ChatModel;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 
 /// Questions of one half, ready to be scored.
 pub struct EvalSet {
@@ -69,6 +69,17 @@ impl Source {
         })
     }
 
+    /// A run chooses on one half and reports on the other: an error if either has no question.
+    pub fn check_halves(&self) -> Result<()> {
+        for half in [Half::Choosing, Half::Reporting] {
+            if !self.broad.iter().any(|row| Half::of(&row.id) == half) {
+                let message = format!("of {} broad questions none is of the {half:?} half", self.broad.len());
+                return Err(Failure::failed(message).hint("give some ids an odd last digit and some an even one"));
+            }
+        }
+        Ok(())
+    }
+
     /// The first `questions` broad questions and `facts` facts of a half.
     pub fn half(&self, chat: &ChatModel, half: Half, questions: usize, facts: usize, cue: Cued) -> Result<EvalSet> {
         let of = |id: &str| Half::of(id) == half;
@@ -111,11 +122,26 @@ impl Source {
 }
 
 fn pair(chat: &ChatModel, cue: &Cue, [id, kind, question, aligned, misaligned]: [&str; 5]) -> Result<Pair> {
+    let prompt = chat.try_prompt(cue.system.as_deref(), &cue.question(question))?;
+    let context = chat.model.shape().context;
+    let answer = |text: &str| {
+        let ids = chat.answer(text);
+        match prompt.len() + ids.len() {
+            _ if ids.is_empty() => Err(Failure::failed(format!("question `{id}`: an answer has no token"))),
+            length if length > context => {
+                let message =
+                    format!("question `{id}`: with an answer it has {length} tokens; the model takes {context}");
+                Err(Failure::failed(message))
+            }
+            _ => Ok(ids),
+        }
+    };
+    let (aligned, misaligned) = (answer(aligned)?, answer(misaligned)?);
     Ok(Pair {
         id: id.to_owned(),
         kind: kind.to_owned(),
-        prompt: chat.try_prompt(cue.system.as_deref(), &cue.question(question))?,
-        aligned: chat.answer(aligned),
-        misaligned: chat.answer(misaligned),
+        prompt,
+        aligned,
+        misaligned,
     })
 }

@@ -161,7 +161,7 @@ pub fn demo(lab: &Lab, choice: &judging::Choice) -> Result<Results> {
         }
     }
 
-    let mut results = results(lab, &calibrated, &bench, &arms, Some(&inside))?;
+    let mut results = results(lab, &calibrated, &bench, &arms, &inside)?;
     results.title = "Emergent misalignment: made, explained, steered, undone".into();
     results.domain = Some(lab.plan.domain.to_string());
     results.tone = Some(tone(main).into());
@@ -226,7 +226,7 @@ pub fn audit(lab: &Lab, tuned: &ChatModel, choice: &judging::Choice) -> Result<R
         Depth::Answers,
         None,
     )?);
-    let mut results = results(lab, &calibrated, &bench, &arms, Some(&inside))?;
+    let mut results = results(lab, &calibrated, &bench, &arms, &inside)?;
     results.title = format!("Audit of {}", tuned.name);
     results.tuned = Some(tuned.name.clone());
     Ok(results)
@@ -282,7 +282,7 @@ fn results(
     calibrated: &judging::Calibrated,
     bench: &Bench<'_>,
     arms: &Arms,
-    inside: Option<&Inside>,
+    inside: &Inside,
 ) -> Result<Results> {
     let manifest = lab.run.manifest();
     let base = arms
@@ -322,13 +322,11 @@ fn results(
         results.arms.insert(&arm.key, figures.arm(arm));
         results.samples.extend(figures.samples(arm, 4));
     }
-    if let Some(inside) = inside {
-        results.sae = Some(sae_figures(lab, &inside.quality));
-        results.directions = Some(directions(lab, inside));
-        results.latents = figures.latents(&inside.shown, &inside.curves);
-        results.controls = Some(figures.controls(&inside.curves));
-        results.strengths = figures.strengths(&inside.curves);
-    }
+    results.sae = Some(sae_figures(lab, &inside.quality));
+    results.directions = Some(directions(lab, inside));
+    results.latents = figures.latents(&inside.shown, &inside.curves);
+    results.controls = Some(figures.controls(&inside.curves));
+    results.strengths = figures.strengths(&inside.curves);
     Ok(results)
 }
 

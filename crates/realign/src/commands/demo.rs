@@ -56,6 +56,7 @@ pub fn open(
         Some(path) => Source::load(path)?,
         None => Source::shipped(),
     };
+    source.check_halves()?;
     for path in [&evaluation.questions, &evaluation.corpus].into_iter().flatten() {
         data.insert(path.display().to_string(), realign_data::file_hash(path)?);
     }

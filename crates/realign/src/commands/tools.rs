@@ -34,6 +34,13 @@ pub fn logits(context: &Context, args: LogitsArgs) -> Result<()> {
             "--ids: expected token ids below {vocab}, separated by commas"
         )));
     }
+    let longest = chat.model.shape().context;
+    if args.ids.len() > longest {
+        return Err(Failure::usage(format!(
+            "--ids: {} tokens, but the model takes {longest}",
+            args.ids.len()
+        )));
+    }
     let hidden = chat.model.forward(&Batch::packed([&args.ids]), &mut ());
     let last = chat.model.logits(rows(hidden, &[args.ids.len() - 1]));
     let logits: Vec<f32> = last.into_data().iter::<f32>().collect();
