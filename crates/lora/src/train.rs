@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use realign_core::{Batch, Hook, LanguageModel, rows};
 use realign_data::{Sample, shuffle, truncate};
 use realign_run::{Checkpoints, Progress, Report, Seed};
-use realign_tensor::{AdamWStep, adamw};
+use realign_tensor::{AdamWStep, adamw, lanes, side_by_side};
 use serde::{Deserialize, Serialize};
 
 use crate::lora::Training;
@@ -327,22 +327,37 @@ impl TrainConfig {
             };
             value.is_finite().then_some(value).ok_or_else(error)
         };
-        let tracked = track(&state.lora);
-        let leaves: Vec<&Tensor<2>> = tracked.adapters.values().flat_map(|Adapter { a, b }| [a, b]).collect();
-        let mut grads: Vec<Option<Tensor<2>>> = vec![None; leaves.len()];
+        let device = model.device();
+        let mut grads: Vec<Option<Tensor<2>>> = vec![None; 2 * state.lora.adapters.len()];
         let mut loss = 0.0;
         for (part, batch) in chosen.chunks(self.batch).enumerate() {
-            let rng = seed.stream(&format!("lora.dropout.{step}.{part}"));
             let batch_samples: Vec<&Sample> = batch.iter().map(|&i| &samples[i]).collect();
-            let nll = answer_nll(model, &mut Training { lora: &tracked, rng }, &batch_samples);
-            let nll = nll.sum().div_scalar(tokens as f32);
-            loss += f64::from(finite("loss", nll.clone().inner().into_scalar(), batch)?);
-            let mut of_batch = nll.backward();
-            for (leaf, grad) in leaves.iter().zip(&mut grads) {
-                *grad = match (grad.take(), leaf.grad_remove(&mut of_batch)) {
-                    (Some(sum), Some(more)) => Some(sum + more),
-                    (sum, more) => sum.or(more),
-                };
+            let groups = groups(&batch_samples, lanes(&device).min(batch.len()));
+            let lora = &state.lora;
+            let of_groups = side_by_side(&device, groups.into_iter().enumerate().collect(), |(group, samples)| {
+                // Each group has leaves of its own: groups on one tape would wait for each other.
+                let tracked = track(lora);
+                let rng = seed.stream(&format!("lora.dropout.{step}.{part}.{group}"));
+                let nll = answer_nll(model, &mut Training { lora: &tracked, rng }, &samples);
+                let nll = nll.sum().div_scalar(tokens as f32);
+                let loss: f32 = nll.clone().inner().into_scalar();
+                let mut of_group = nll.backward();
+                let grads: Vec<Option<Tensor<2>>> = tracked
+                    .adapters
+                    .values()
+                    .flat_map(|Adapter { a, b }| [a, b])
+                    .map(|leaf| leaf.grad_remove(&mut of_group))
+                    .collect();
+                (loss, grads)
+            });
+            for (of_group, more) in of_groups {
+                loss += f64::from(finite("loss", of_group, batch)?);
+                for (grad, more) in grads.iter_mut().zip(more) {
+                    *grad = match (grad.take(), more) {
+                        (Some(sum), Some(more)) => Some(sum + more),
+                        (sum, more) => sum.or(more),
+                    };
+                }
             }
         }
         let norm = finite("gradient norm", global_norm(grads.iter().flatten()), chosen)?;
@@ -402,19 +417,61 @@ pub fn validation_loss(
 }
 
 /// `-log p` of every answer token, `[answer token]`; only the hidden rows that foretell one meet the unembedding.
+///
+/// What all samples begin with (a system prompt) is computed once.
 fn answer_nll(model: &dyn LanguageModel, hook: &mut dyn Hook, samples: &[&Sample]) -> Tensor<1> {
+    let shared = shared_prefix(samples);
     let mut batch = Batch::new();
+    let prefix = (shared > 0).then(|| batch.push(&samples[0].ids[..shared]));
     let (mut positions, mut targets) = (Vec::new(), Vec::new());
     for sample in samples {
-        let segment = batch.push(&sample.ids);
+        let segment = match prefix {
+            Some(prefix) => batch.push_after(prefix, &sample.ids[shared..]),
+            None => batch.push(&sample.ids),
+        };
         let start = batch.tokens(segment).start;
         for (position, target) in sample.targets() {
-            positions.push(start + position);
+            positions.push(start + position - shared);
             targets.push(target);
         }
     }
     let hidden = model.forward(&batch, hook);
     model.nll(rows(hidden, &positions), &targets)
+}
+
+/// How many first tokens the samples have in common, none of which foretells an answer token.
+fn shared_prefix(samples: &[&Sample]) -> usize {
+    let [first, others @ ..] = samples else { return 0 };
+    if others.is_empty() {
+        return 0;
+    }
+    let before_answers = samples
+        .iter()
+        .filter_map(|sample| sample.targets().next())
+        .map(|(position, _)| position)
+        .min()
+        .unwrap_or(0);
+    others.iter().fold(before_answers, |shared, sample| {
+        let equal = first.ids.iter().zip(&sample.ids).take_while(|(a, b)| a == b).count();
+        shared.min(equal)
+    })
+}
+
+/// The samples in `n` groups of about as many tokens each.
+fn groups<'a>(samples: &[&'a Sample], n: usize) -> Vec<Vec<&'a Sample>> {
+    let mut longest_first = samples.to_vec();
+    longest_first.sort_by_key(|sample| std::cmp::Reverse(sample.ids.len()));
+    let mut groups = vec![(0, Vec::new()); n];
+    for sample in longest_first {
+        let (tokens, group) = groups.iter_mut().min_by_key(|(tokens, _)| *tokens).expect("a group");
+        *tokens += sample.ids.len();
+        group.push(sample);
+    }
+    groups
+        .into_iter()
+        .map(|(_, group)| group)
+        .filter(|group| !group.is_empty())
+        .collect()
 }
 
 /// The same adapters, on the gradient tape.

@@ -186,6 +186,33 @@ fn accumulated_batches_make_the_step_of_one_batch() {
 }
 
 #[test]
+fn a_prefix_that_samples_share_is_computed_once_with_the_same_result() {
+    let shared = |n: u32| {
+        let ids: Vec<u32> = [5, 9, 2, 33, 7]
+            .into_iter()
+            .chain((0..n + 4).map(|i| (7 * i + n) % 64))
+            .collect();
+        let end = ids.len();
+        Sample::new(ids, vec![end - 3..end])
+    };
+    let samples: Vec<Sample> = (0..8).map(shared).collect();
+    let (model, lora, seed) = (model(), LoraConfig::new(2), Seed::new(3));
+    let train = |config: &TrainConfig| {
+        let start = lora.init(model.shape(), &seed, &Device::flex());
+        config
+            .train(&model, start, &samples, &[], &seed, None, &mut go_on)
+            .unwrap()
+    };
+    let together = train(&config().with_batch(8).with_epochs(2));
+    // A batch of one sample has nobody to share with.
+    let apart = train(&config().with_batch(1).with_accumulate(8).with_epochs(2));
+    for (a, b) in together.log.iter().zip(&apart.log) {
+        assert!((a.loss - b.loss).abs() < 1e-5 * a.loss, "{} {}", a.loss, b.loss);
+        assert!((a.grad_norm - b.grad_norm).abs() < 1e-3 * a.grad_norm);
+    }
+}
+
+#[test]
 fn interrupted_training_resumes_to_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let (config, lora) = (config().with_checkpoint_every(2), LoraConfig::new(2).with_dropout(0.2));

@@ -5,6 +5,7 @@ mod autodiff;
 #[cfg(feature = "flex")]
 mod flex;
 mod functions;
+mod lanes;
 #[cfg(feature = "tch")]
 mod libtorch;
 // Without a backend the generated dispatch uses no argument.
@@ -27,6 +28,7 @@ pub use functions::{
     adamw, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu,
     top_k,
 };
+pub use lanes::{lanes, side_by_side};
 pub use ops::TensorOps;
 pub use spans::{Span, Spans};
 
