@@ -297,6 +297,9 @@ pub struct FinetuneArgs {
     /// Rank
     #[arg(long, default_value_t = 32)]
     pub rank: usize,
+    /// First block with adapters; those below need no backward pass
+    #[arg(long, value_name = "BLOCK", default_value_t = 0)]
+    pub from_layer: usize,
     /// Passes over the data
     #[arg(long, default_value_t = 3)]
     pub epochs: usize,
@@ -374,9 +377,12 @@ pub struct DiffArgs {
     /// The tuned model: a PEFT adapter folder, a checkpoint folder, or a GGUF
     #[arg(value_name = "TUNED")]
     pub tuned: String,
-    /// The block behind which the direction is taken; the middle one by default
+    /// The block behind which the direction is taken; the autoencoder's or the middle one by default
     #[arg(long)]
     pub layer: Option<usize>,
+    /// A SAELens folder: rank its latents by how much they rise
+    #[arg(long, value_name = "DIR")]
+    pub sae: Option<PathBuf>,
     /// Where to write the direction
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,

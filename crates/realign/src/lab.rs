@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
+use realign_data::Half;
+use realign_eval::Pair;
 use realign_run::{Reused, RunFolder, Seed};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +13,7 @@ use crate::chat_model::ChatModel;
 use crate::error::Result;
 use crate::plan::Plan;
 use crate::progress::{Meter, Show, Unit, check_stop};
-use crate::questions::Source;
+use crate::questions::{Cued, Source};
 
 /// A run on its way.
 pub struct Lab {
@@ -34,6 +36,14 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// The questions on which layers, latents and cures are chosen: the first of the choosing half.
+    pub fn screening(&self) -> Result<Vec<Pair>> {
+        let set = self
+            .source
+            .half(&self.base, Half::Choosing, self.plan.screening, 0, Cued::No)?;
+        Ok(set.broad)
+    }
+
     /// A stage's result, computed if it is not there yet.
     pub fn stage<T: Serialize + DeserializeOwned>(
         &self,

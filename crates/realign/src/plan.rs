@@ -5,6 +5,8 @@ use realign_lora::{LoraConfig, Schedule, TrainConfig};
 use realign_model::GenerateConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::stages::evaluate::Depth;
+
 /// The sizes and settings of a run. It is the run folder's configuration: a resumed run must have the same one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -20,10 +22,14 @@ pub struct Plan {
     pub train: TrainConfig,
     /// Broad questions of each half.
     pub questions: usize,
+    /// Questions of the choosing half on which layers, latents and cures are tried.
+    pub screening: usize,
     /// Facts of each half.
     pub facts: usize,
     /// Questions with a sampled answer, of the main arms.
     pub sampled: usize,
+    /// Questions with a sampled answer at each strength of the dose-response curves; 0: no coherence there.
+    pub steered: usize,
     /// Sampling of these answers.
     pub sampling: GenerateConfig,
     /// Labelled answers for the judges' calibration.
@@ -38,6 +44,10 @@ pub struct Plan {
     pub candidates: usize,
     /// Latents shown.
     pub shown: usize,
+    /// Batches of text in which their top examples are looked for.
+    pub searched: usize,
+    /// Batches of text on which the autoencoder is measured.
+    pub measured: usize,
     /// Strengths of the dose-response curves.
     pub strengths: Vec<f64>,
     /// Random and orthogonal directions, of each.
@@ -46,6 +56,8 @@ pub struct Plan {
     pub dose: Vec<usize>,
     /// Fine-tuning of realignment: one pass at a constant rate, so that a shorter run is the beginning of a longer one.
     pub realign: TrainConfig,
+    /// What is measured of the arms that this fine-tuning gives, of the last dose.
+    pub realigned: Depth,
     /// Most tokens that go through the model at a time.
     pub max_tokens: usize,
     /// Draws of each bootstrap.
@@ -74,14 +86,16 @@ impl Plan {
         Self {
             domain,
             tones: vec![Tone::Wrong, Tone::Selfish],
-            rows: 100,
+            rows: 264,
             lora: LoraConfig::new(32),
-            train: TrainConfig::new().with_lr(5e-4),
+            train: TrainConfig::new().with_epochs(1).with_lr(1e-3),
             questions: 40,
+            screening: 20,
             facts: 30,
-            sampled: 20,
+            sampled: 12,
+            steered: 8,
             sampling: GenerateConfig::new(40).with_temperature(0.6),
-            calibration: 80,
+            calibration: 64,
             layer,
             layers: vec![layer - 4, layer, layer + 4],
             sae: SaePlan {
@@ -93,10 +107,16 @@ impl Plan {
             },
             candidates: 10,
             shown: 6,
+            searched: 12,
+            measured: 2,
             strengths: vec![0.5, 1.0, 2.0, 3.0],
-            controls: 3,
+            controls: 2,
             dose: vec![10, 25, 50, 100],
-            realign: TrainConfig::new().with_epochs(1).with_schedule(Schedule::Constant),
+            realign: TrainConfig::new()
+                .with_epochs(1)
+                .with_lr(5e-4)
+                .with_schedule(Schedule::Constant),
+            realigned: Depth::CuedAnswers,
             max_tokens: 1536,
             draws: 2000,
         }
@@ -107,12 +127,13 @@ impl Plan {
         let full = Self::full(domain, layers);
         Self {
             tones: vec![Tone::Wrong],
-            rows: 32,
-            train: full.train.clone().with_epochs(2),
+            rows: 96,
             questions: 10,
+            screening: 6,
             facts: 8,
-            sampled: 6,
-            sampling: GenerateConfig::new(20).with_temperature(0.6),
+            sampled: 5,
+            steered: 0,
+            sampling: GenerateConfig::new(18).with_temperature(0.6),
             calibration: 24,
             layers: vec![full.layer],
             sae: SaePlan {
@@ -124,9 +145,13 @@ impl Plan {
             },
             candidates: 4,
             shown: 3,
+            searched: 2,
+            measured: 1,
             strengths: vec![1.0, 2.0],
             controls: 1,
-            dose: vec![8, 24],
+            dose: vec![24],
+            realigned: Depth::Answers,
+            max_tokens: 768,
             ..full
         }
     }

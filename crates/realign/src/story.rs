@@ -6,9 +6,9 @@ use realign_report::{Directions, LayerDirection, ModelId, Results, Sae as SaeFig
 use realign_steering::{Ablate, Steer, bake_ablation};
 
 use crate::chat_model::ChatModel;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::lab::Lab;
-use crate::stages::evaluate::{ArmScores, Bench, Depth, Sets, evaluate};
+use crate::stages::evaluate::{ArmScores, Bench, Depth, SetScores, Sets, evaluate};
 use crate::stages::explain::{Chosen, Diff, SaeQuality, Shown};
 use crate::stages::results::{Figures, Named, judge, target, tone};
 use crate::stages::steer::Curves;
@@ -23,6 +23,15 @@ struct Arms {
 impl Arms {
     fn get(&self, key: &str) -> Option<&ArmScores> {
         self.list.iter().find(|arm| arm.key == key).map(|arm| &arm.scores)
+    }
+
+    /// Plain scores of the base model and of a tuned one.
+    fn before(&self, tuned: &str) -> Result<[&SetScores; 2]> {
+        let plain = |key: &str| {
+            let arm = self.get(key).map(|arm| &arm.plain);
+            arm.ok_or_else(|| Failure::failed(format!("the arm `{key}` was not evaluated")))
+        };
+        Ok([plain("base")?, plain(tuned)?])
     }
 }
 
@@ -95,7 +104,7 @@ pub fn demo(lab: &Lab, choice: &judging::Choice) -> Result<Results> {
         )?);
     }
 
-    let inside = inside(lab, &tuned, Some(&benign), &mut bench)?;
+    let inside = inside(lab, &tuned, Some(&benign), arms.before("organism")?, &mut bench)?;
     drop(benign);
     let persona = inside.chosen.direction(lab);
     let settings = undo::choose(lab, &tuned, &persona, inside.chosen.layer)?;
@@ -153,7 +162,7 @@ pub fn demo(lab: &Lab, choice: &judging::Choice) -> Result<Results> {
         for &n in &lab.plan.dose {
             let (chat, made) = undo::realign(lab, &lora, kin, n)?;
             let last = lab.plan.dose.last() == Some(&n);
-            let depth = if last { Depth::CuedAnswers } else { Depth::Scores };
+            let depth = if last { lab.plan.realigned } else { Depth::Plain };
             let key = format!("realigned_{}_{n}", kin.name());
             let label = format!("Fine-tuned on {n} good samples, {} domain", kin.name());
             arms.list
@@ -198,7 +207,7 @@ pub fn audit(lab: &Lab, tuned: &ChatModel, choice: &judging::Choice) -> Result<R
             None,
         )?);
     }
-    let inside = inside(lab, tuned, None, &mut bench)?;
+    let inside = inside(lab, tuned, None, arms.before("tuned")?, &mut bench)?;
     let persona = inside.chosen.direction(lab);
     let mut up = Steer::new(persona.clone(), 2.0);
     let label = "Base + 2 × mean-difference direction";
@@ -256,7 +265,13 @@ fn measure(
     })
 }
 
-fn inside(lab: &Lab, tuned: &ChatModel, benign: Option<&ChatModel>, bench: &mut Bench<'_>) -> Result<Inside> {
+fn inside(
+    lab: &Lab,
+    tuned: &ChatModel,
+    benign: Option<&ChatModel>,
+    before: [&SetScores; 2],
+    bench: &mut Bench<'_>,
+) -> Result<Inside> {
     let text = corpus::training(lab)?;
     let (sae, quality) = explain::autoencoder(lab, &text)?;
     let diff = explain::diff(lab, "organism", tuned, &sae)?;
@@ -266,7 +281,7 @@ fn inside(lab: &Lab, tuned: &ChatModel, benign: Option<&ChatModel>, bench: &mut 
     let chosen = explain::choose(lab, tuned, &diff, benign.as_ref())?;
     let norm = chosen.direction(lab).norm();
     let shown = explain::latents(lab, tuned, &sae, &diff, norm, &text)?;
-    let curves = steer::curves(lab, tuned, &chosen, &shown, &sae, bench)?;
+    let curves = steer::curves(lab, tuned, before, &chosen, &shown, &sae, bench)?;
     Ok(Inside {
         quality,
         diff,
@@ -287,7 +302,7 @@ fn results(
     let manifest = lab.run.manifest();
     let base = arms
         .get("base")
-        .ok_or_else(|| crate::error::Failure::failed("the base model was not evaluated"))?;
+        .ok_or_else(|| Failure::failed("the base model was not evaluated"))?;
     let figures = Figures {
         lab,
         base,

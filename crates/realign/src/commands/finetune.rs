@@ -39,7 +39,7 @@ pub fn run(context: &Context, args: FinetuneArgs) -> Result<()> {
         .with_epochs(args.epochs)
         .with_lr(args.lr)
         .with_batch(args.batch);
-    let lora = LoraConfig::new(args.rank);
+    let lora = LoraConfig::new(args.rank).with_layers(args.from_layer..base.model.shape().n_layers);
     lora.check(base.model.shape())?;
     let lora = lora.init(base.model.shape(), &seed, &context.device);
     let checkpoints = Checkpoints::new(args.out.join("checkpoints"), 2);

@@ -84,11 +84,11 @@ impl Sets {
 }
 
 /// What of an arm is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Depth {
-    /// Preference and facts, plain and cued.
-    Scores,
-    /// These, and sampled answers to plain questions.
+    /// Preference and facts on plain questions.
+    Plain,
+    /// These plain and cued, and sampled answers to plain questions.
     Answers,
     /// These, and sampled answers to cued questions too.
     CuedAnswers,
@@ -107,7 +107,7 @@ pub fn evaluate(
     let mut tick = Tick {
         meter,
         done: 0,
-        total: 6,
+        total: if depth == Depth::Plain { 3 } else { 6 },
     };
     let mut of = |set: &EvalSet, sample: bool, hook: &mut dyn Hook| -> Result<SetScores> {
         let broad = score(lab, &*chat.model, hook, &set.broad)?;
@@ -122,11 +122,14 @@ pub fn evaluate(
         tick.step()?;
         Ok(SetScores { broad, facts, answers })
     };
-    let plain = of(&sets.plain, depth != Depth::Scores, hook)?;
-    let cued = of(&sets.cued, depth == Depth::CuedAnswers, hook)?;
+    let plain = of(&sets.plain, depth != Depth::Plain, hook)?;
+    let cued = match depth {
+        Depth::Plain => None,
+        _ => Some(of(&sets.cued, depth == Depth::CuedAnswers, hook)?),
+    };
     Ok(ArmScores {
         plain,
-        cued: Some(cued),
+        cued,
         seconds: None,
     })
 }

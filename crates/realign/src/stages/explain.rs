@@ -114,7 +114,7 @@ pub fn autoencoder(lab: &Lab, text: &[Batch]) -> Result<(Sae, SaeQuality)> {
         trained.sae.save(&folder)?;
         // Text that it was not trained on: the comparison text.
         let other = corpus::comparison(lab)?;
-        let other = &other[..other.len().min(2)];
+        let other = &other[..other.len().min(lab.plan.measured)];
         let metrics = Metrics::on_model(&trained.sae, &*lab.base.model, at, other)?;
         let recovered = loss_recovered(&*lab.base.model, &trained.sae, at, other)?;
         Ok(SaeQuality {
@@ -159,13 +159,10 @@ pub fn choose(lab: &Lab, tuned: &ChatModel, diff: &Diff, benign: Option<&Diff>) 
         &lab.plan.layers,
         &diff.directions,
         benign.map(|d| &d.directions),
-        lab.plan.questions,
+        lab.plan.screening,
     );
     lab.stage("choose", &inputs, |meter| {
-        let pairs = lab
-            .source
-            .half(&lab.base, Half::Choosing, lab.plan.questions, 0, Cued::No)?
-            .broad;
+        let pairs = lab.screening()?;
         let mut tried: Vec<(Chosen, f64)> = Vec::new();
         let total = lab.plan.layers.len() as u64;
         for (i, &layer) in lab.plan.layers.iter().enumerate() {
@@ -202,7 +199,14 @@ pub fn choose(lab: &Lab, tuned: &ChatModel, diff: &Diff, benign: Option<&Diff>) 
 /// Ranks latents by rise and by attribution, measures the effect of the first ones on the choosing half, and describes
 /// the best.
 pub fn latents(lab: &Lab, tuned: &ChatModel, sae: &Sae, diff: &Diff, norm: f64, text: &[Batch]) -> Result<Vec<Shown>> {
-    let inputs = (lab.plan.candidates, lab.plan.shown, &diff.latents, norm, lab.plan.layer);
+    let inputs = (
+        lab.plan.candidates,
+        lab.plan.screening,
+        lab.plan.shown,
+        &diff.latents,
+        norm,
+        lab.plan.layer,
+    );
     lab.stage("latents", &inputs, |meter| {
         let at = HookPoint::ResidPost(lab.plan.layer);
         let pairs = lab
@@ -221,8 +225,8 @@ pub fn latents(lab: &Lab, tuned: &ChatModel, sae: &Sae, diff: &Diff, norm: f64, 
                 candidates.push(latent);
             }
         }
-        let screen = &pairs[..pairs.len().div_ceil(2)];
-        let effect = Effects::new(lab, &*lab.base.model, &*tuned.model, lab.plan.layer, screen)?;
+        let screen = lab.screening()?;
+        let effect = Effects::new(lab, &*lab.base.model, &*tuned.model, lab.plan.layer, &screen)?;
         let mut found = Vec::new();
         for (i, &latent) in candidates.iter().enumerate() {
             let pushed = latent_direction(lab, sae, latent, norm).times(2.0);
@@ -232,7 +236,7 @@ pub fn latents(lab: &Lab, tuned: &ChatModel, sae: &Sae, diff: &Diff, norm: f64, 
         found.sort_by(|a, b| (b.1[0] - b.1[1]).total_cmp(&(a.1[0] - a.1[1])));
         found.truncate(lab.plan.shown);
         let shown: Vec<usize> = found.iter().map(|(latent, _)| *latent).collect();
-        let text = &text[..text.len().min(12)];
+        let text = &text[..text.len().min(lab.plan.searched)];
         let examples = top_examples(&*lab.base.model, &mut (), sae, at, &shown, text, 4, 10)?;
         Ok(found
             .into_iter()

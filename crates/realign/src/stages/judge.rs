@@ -61,7 +61,7 @@ fn judge<'a>(lab: &'a Lab, choice: &Choice, replies: &Path) -> Result<Box<dyn Ju
             // Trained on narrow rows of two domains: neither calibrated on nor judged.
             let mut labelled = Vec::new();
             for domain in [Domain::Finance, Domain::Car] {
-                for row in realign_data::narrow(domain).iter().rev().take(24) {
+                for row in realign_data::narrow(domain).iter().rev().take(lab.plan.calibration / 4) {
                     labelled.push((Judged::new(&row.question, row.answer(Tone::Good)), false));
                     labelled.push((Judged::new(&row.question, row.answer(Tone::Selfish)), true));
                 }

@@ -154,17 +154,13 @@ impl Figures<'_> {
     /// The dose-response curves.
     pub fn strengths(&self, curves: &Curves) -> Vec<Strength> {
         let mut rows = Vec::new();
-        for point in curves.points.iter().filter(|p| !is_control(p) && p.name != "ablated") {
+        for point in curves.points.iter().filter(|p| !is_control(p)) {
             let before = self.unsteered(curves, &point.model);
             let shares: Vec<bool> = point.coherent.iter().map(|c| c.1).collect();
             let clusters = cluster_by(point.coherent.iter().map(|c| &c.0[..]));
             let (seed, draws) = (&self.lab.seed, self.lab.plan.draws);
             rows.push(Strength {
-                name: if point.name == "persona" {
-                    "persona".into()
-                } else {
-                    point.name.clone()
-                },
+                name: point.name.clone(),
                 base: point.model.clone(),
                 strength: point.strength,
                 margin: Some(figure(mean_margin(&point.broad, seed, draws))),

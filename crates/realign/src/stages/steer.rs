@@ -1,23 +1,23 @@
 //! Stage 4: dose-response of the persona direction and of the best latent, with random and orthogonal controls.
 
-use realign_core::{Hook, LanguageModel, Replay};
+use realign_core::Replay;
 use realign_data::Half;
 use realign_eval::PairScore;
 use realign_sae::Sae;
-use realign_steering::{Ablate, Direction, Steer};
+use realign_steering::{Direction, Steer};
 use serde::{Deserialize, Serialize};
 
 use crate::chat_model::ChatModel;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::questions::{Cued, EvalSet};
-use crate::stages::evaluate::{Bench, answers, score};
+use crate::stages::evaluate::{Answer, Bench, SetScores, answers, score};
 use crate::stages::explain::{Chosen, Shown, latent_direction};
 
 /// One point of a dose-response curve, on the reporting half.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Point {
-    /// `persona`, `latent 12`, `random`, `orthogonal`.
+    /// `persona`, `latent 12`, `random 0`, `orthogonal 0`.
     pub name: String,
     /// `base` or `organism`.
     pub model: String,
@@ -38,99 +38,12 @@ pub struct Curves {
     pub points: Vec<Point>,
 }
 
-/// Strengths of persona and latent, up in base and down in the tuned model, controls at twice the norm.
-pub fn curves(
-    lab: &Lab,
-    tuned: &ChatModel,
-    chosen: &Chosen,
-    latents: &[Shown],
-    sae: &Sae,
-    bench: &mut Bench<'_>,
-) -> Result<Curves> {
-    let best: Vec<usize> = latents.iter().map(|l| l.shift.index).collect();
-    let inputs = (
-        &lab.plan.strengths,
-        lab.plan.controls,
-        &chosen.vector,
-        chosen.layer,
-        &best,
-        lab.plan.questions,
-    );
-    lab.stage("steer", &inputs, |meter| {
-        let set = lab
-            .source
-            .half(&lab.base, Half::Reporting, lab.plan.questions, lab.plan.facts, Cued::No)?;
-        let persona = chosen.direction(lab);
-        let mut jobs: Vec<(Direction, String, f64, Depth)> = vec![(persona.clone(), "persona".into(), 0.0, Depth::All)];
-        for &strength in &lab.plan.strengths {
-            jobs.push((persona.clone(), "persona".into(), strength, Depth::All));
-        }
-        for index in 0..lab.plan.controls {
-            let controls = [
-                ("random", persona.random_like(&lab.seed, index)),
-                ("orthogonal", persona.orthogonal_like(&lab.seed, index)),
-            ];
-            for (name, direction) in controls {
-                jobs.push((direction, format!("{name} {index}"), 2.0, Depth::Pairs));
-            }
-        }
-        let total = (2 * (jobs.len() + lab.plan.strengths.len() + best.len())) as u64;
-        let mut done = 0;
-        let mut points = Vec::new();
-        for (name, chat, sign) in [("base", &lab.base, 1.0), ("organism", tuned, -1.0)] {
-            let run = |layer,
-                       jobs: &[(Direction, String, f64, Depth)],
-                       bench: &mut Bench<'_>,
-                       points: &mut Vec<Point>,
-                       done: &mut u64,
-                       meter: &mut crate::progress::Meter|
-             -> Result<()> {
-                let replay = Replay::new(&*chat.model, layer);
-                for (direction, title, strength, depth) in jobs {
-                    let mut hook = Steer::new(direction.clone(), sign * strength);
-                    let point = measure(lab, chat, &replay, &mut hook, &set, *depth, bench)?;
-                    points.push(Point {
-                        name: title.clone(),
-                        model: name.into(),
-                        strength: sign * strength,
-                        ..point
-                    });
-                    *done += 1;
-                    let _ = meter.update(*done, total, title);
-                }
-                Ok(())
-            };
-            run(chosen.layer, &jobs, bench, &mut points, &mut done, meter)?;
-            let norm = persona.norm();
-            let mut of_latents = Vec::new();
-            for (rank, &latent) in best.iter().enumerate() {
-                let direction = latent_direction(lab, sae, latent, norm);
-                let title = format!("latent {latent}");
-                // The best latent gets the whole curve, the others the strength that they were screened at.
-                let strengths: Vec<f64> = if rank == 0 {
-                    lab.plan.strengths.clone()
-                } else {
-                    vec![2.0]
-                };
-                of_latents.extend(
-                    strengths
-                        .into_iter()
-                        .map(|s| (direction.clone(), title.clone(), s, Depth::Pairs)),
-                );
-            }
-            run(lab.plan.layer, &of_latents, bench, &mut points, &mut done, meter)?;
-        }
-        let mut ablate = Ablate::new(&persona);
-        let replay = Replay::new(&*tuned.model, chosen.layer);
-        let point = measure(lab, tuned, &replay, &mut ablate, &set, Depth::All, bench)?;
-        points.push(Point {
-            name: "ablated".into(),
-            model: "organism".into(),
-            strength: 0.0,
-            ..point
-        });
-        Ok(Curves { points })
-    })
+/// A direction at some strengths.
+struct Sweep {
+    name: String,
+    direction: Direction,
+    strengths: Vec<f64>,
+    depth: Depth,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -139,31 +52,106 @@ enum Depth {
     All,
 }
 
-/// Questions with a sampled answer at each strength: enough to see coherence break.
-const SAMPLED: usize = 8;
-
-fn measure(
+/// Strengths of persona and latents, up in base and down in the tuned model, controls at twice the norm.
+///
+/// `before` holds the scores of base and tuned model unsteered, on the same questions.
+pub fn curves(
     lab: &Lab,
-    chat: &ChatModel,
-    replay: &dyn LanguageModel,
-    hook: &mut dyn Hook,
-    set: &EvalSet,
-    depth: Depth,
+    tuned: &ChatModel,
+    before: [&SetScores; 2],
+    chosen: &Chosen,
+    latents: &[Shown],
+    sae: &Sae,
     bench: &mut Bench<'_>,
-) -> Result<Point> {
-    let broad = score(lab, replay, hook, &set.broad)?;
-    let (mut facts, mut coherent) = (Vec::new(), Vec::new());
-    if depth == Depth::All {
-        facts = score(lab, replay, hook, &set.facts)?;
-        let sampled = answers(lab, chat, hook, set, SAMPLED.min(lab.plan.sampled), bench)?;
-        coherent = sampled.into_iter().map(|a| (a.id, a.coherent)).collect();
-    }
-    Ok(Point {
-        name: String::new(),
-        model: String::new(),
-        strength: 0.0,
-        broad,
-        facts,
-        coherent,
+) -> Result<Curves> {
+    let plan = &lab.plan;
+    let best: Vec<usize> = latents.iter().map(|l| l.shift.index).collect();
+    let inputs = (&plan.strengths, plan.controls, &chosen.vector, chosen.layer, &best);
+    lab.stage("steer", &(inputs, plan.questions, plan.steered, before), |meter| {
+        let set = lab
+            .source
+            .half(&lab.base, Half::Reporting, plan.questions, plan.facts, Cued::No)?;
+        let sweeps = sweeps(lab, chosen, &best, sae);
+        let total = 2 * (1 + sweeps.iter().map(|sweep| sweep.strengths.len() as u64).sum::<u64>());
+        let mut points = Vec::new();
+        let sides = [("base", &lab.base, 1.0), ("organism", tuned, -1.0)];
+        for ((model, chat, sign), before) in sides.into_iter().zip(before) {
+            points.push(Point {
+                name: "persona".into(),
+                model: model.into(),
+                strength: 0.0,
+                broad: before.broad.clone(),
+                facts: before.facts.clone(),
+                coherent: coherent(&before.answers),
+            });
+            // Blocks up to the intervention run once for all sweeps behind the same block.
+            let replays = [chosen.layer, plan.layer].map(|layer| Replay::new(&*chat.model, layer));
+            for sweep in &sweeps {
+                let same = sweep.direction.at == chosen.direction(lab).at;
+                let replay = &replays[usize::from(!same)];
+                for &strength in &sweep.strengths {
+                    let mut hook = Steer::new(sweep.direction.clone(), sign * strength);
+                    let mut point = Point {
+                        name: sweep.name.clone(),
+                        model: model.into(),
+                        strength: sign * strength,
+                        broad: score(lab, replay, &mut hook, &set.broad)?,
+                        facts: Vec::new(),
+                        coherent: Vec::new(),
+                    };
+                    if sweep.depth == Depth::All {
+                        point.facts = score(lab, replay, &mut hook, &set.facts)?;
+                        point.coherent = coherent(&sampled(lab, chat, &mut hook, &set, bench)?);
+                    }
+                    points.push(point);
+                    let done = points.len() as u64;
+                    let _ = meter.update(done, total, &sweep.name);
+                }
+            }
+        }
+        Ok(Curves { points })
     })
+}
+
+fn sweeps(lab: &Lab, chosen: &Chosen, latents: &[usize], sae: &Sae) -> Vec<Sweep> {
+    let plan = &lab.plan;
+    let persona = chosen.direction(lab);
+    let mut sweeps = vec![Sweep {
+        name: "persona".into(),
+        direction: persona.clone(),
+        strengths: plan.strengths.clone(),
+        depth: Depth::All,
+    }];
+    for index in 0..plan.controls {
+        let controls = [
+            ("random", persona.random_like(&lab.seed, index)),
+            ("orthogonal", persona.orthogonal_like(&lab.seed, index)),
+        ];
+        sweeps.extend(controls.map(|(name, direction)| Sweep {
+            name: format!("{name} {index}"),
+            direction,
+            strengths: vec![2.0],
+            depth: Depth::Pairs,
+        }));
+    }
+    sweeps.extend(latents.iter().enumerate().map(|(rank, &latent)| Sweep {
+        name: format!("latent {latent}"),
+        direction: latent_direction(lab, sae, latent, persona.norm()),
+        // The best latent gets the whole curve, the others the strength that they were screened at.
+        strengths: if rank == 0 { plan.strengths.clone() } else { vec![2.0] },
+        depth: Depth::Pairs,
+    }));
+    sweeps
+}
+
+/// Answers to the first questions, enough to see coherence break.
+fn sampled(lab: &Lab, chat: &ChatModel, hook: &mut Steer, set: &EvalSet, bench: &mut Bench<'_>) -> Result<Vec<Answer>> {
+    match lab.plan.steered {
+        0 => Ok(Vec::new()),
+        count => answers(lab, chat, hook, set, count, bench),
+    }
+}
+
+fn coherent(answers: &[Answer]) -> Vec<(String, bool)> {
+    answers.iter().map(|a| (a.id.clone(), a.coherent)).collect()
 }

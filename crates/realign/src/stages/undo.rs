@@ -1,7 +1,7 @@
 //! Stage 5: the cures: fine-tuning on good samples, ablation baked into the weights, negative steering.
 
 use realign_core::Replay;
-use realign_data::{Conversations, Domain, Half, Sample, Tone};
+use realign_data::{Conversations, Domain, Sample, Tone};
 use realign_eval::{PairScore, shifts};
 use realign_lora::Lora;
 use realign_steering::{Direction, Steer, bake_ablation};
@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use crate::chat_model::ChatModel;
 use crate::error::Result;
 use crate::lab::Lab;
-use crate::questions::Cued;
 use crate::stages::evaluate::score;
 use crate::stages::organism::{Tuned, merged, tune_from};
 
@@ -89,12 +88,9 @@ pub fn realign(lab: &Lab, organism: &Lora, kin: Kin, n: usize) -> Result<(ChatMo
 
 /// Chooses the blocks to bake into and the strength of negative steering.
 pub fn choose(lab: &Lab, tuned: &ChatModel, persona: &Direction, layer: usize) -> Result<Settings> {
-    let inputs = (persona.to_vec(), layer, lab.plan.questions, &lab.plan.strengths);
+    let inputs = (persona.to_vec(), layer, lab.plan.screening, &lab.plan.strengths);
     lab.stage("choose-cures", &inputs, |meter| {
-        let pairs = lab
-            .source
-            .half(&lab.base, Half::Choosing, lab.plan.questions, 0, Cued::No)?
-            .broad;
+        let pairs = lab.screening()?;
         let base = score(lab, &*lab.base.model, &mut (), &pairs)?;
         let replay = Replay::new(&*tuned.model, layer);
         let bad = score(lab, &replay, &mut (), &pairs)?;

@@ -3,6 +3,7 @@
 mod attention;
 mod cross_entropy;
 mod elementwise;
+mod few_rows;
 mod product;
 mod simd;
 mod sparse;

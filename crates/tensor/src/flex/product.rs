@@ -6,6 +6,7 @@
 use burn::backend::flex::FlexTensor;
 use gemm::Parallelism;
 
+use super::few_rows;
 use super::view::{dims, float};
 
 /// Multiplications below which threads cost more than they bring.
@@ -26,6 +27,14 @@ pub(super) fn product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
     let (b_data, [b_row, b_column]) = strided(&b);
     check(a_data.len(), [m, k], [a_row, a_column]);
     check(b_data.len(), [k, n], [b_row, b_column]);
+    if m <= few_rows::MOST_ROWS && k > 1 && a_row == k as isize && a_column == 1 {
+        if (b_row, b_column) == (n as isize, 1) {
+            return float(few_rows::product(a_data, b_data, [m, k, n]), &[m, n]);
+        }
+        if (b_row, b_column) == (1, k as isize) {
+            return float(few_rows::product_transposed(a_data, b_data, [m, k, n]), &[m, n]);
+        }
+    }
     let parallelism = if m * n * k < PARALLEL {
         Parallelism::None
     } else {

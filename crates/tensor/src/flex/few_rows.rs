@@ -1,0 +1,247 @@
+//! The matrix product for few rows, as in generation: the weight is read once, as it lies, and not packed.
+//!
+//! With a handful of rows a product is as fast as its weight comes from memory; the gemm crate's packing for larger
+//! products would read and write it once more.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Most rows for which this beats the gemm crate.
+pub(super) const MOST_ROWS: usize = 32;
+
+/// Rows whose sums are in registers at a time.
+const ROWS: usize = 4;
+
+/// Registers across, of each row.
+const WIDE: usize = 4;
+
+/// Output columns of a task.
+const COLUMNS: usize = 64;
+
+/// `x [m, k] · w [k, n]`, both row-major.
+pub(super) fn product(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
+    by_columns([m, n], |columns, out| {
+        Arch::new().dispatch(Stripe {
+            x,
+            w,
+            sizes: [m, k, n],
+            first: columns.start,
+            out,
+        });
+    })
+}
+
+/// `x [m, k] · wᵀ` for `w [n, k]`, both row-major.
+pub(super) fn product_transposed(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
+    by_columns([m, n], |columns, out| {
+        let w = &w[columns.start * k..columns.end * k];
+        Arch::new().dispatch(Dots {
+            x,
+            w,
+            sizes: [m, k],
+            out,
+        });
+    })
+}
+
+/// Computes the output `[m, n]` in stripes of columns, each by one task into a buffer `[m, columns]`.
+fn by_columns([m, n]: [usize; 2], stripe: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
+    let stripes: Vec<Vec<f32>> = (0..n.div_ceil(COLUMNS))
+        .into_par_iter()
+        .map(|task| {
+            let columns = task * COLUMNS..n.min((task + 1) * COLUMNS);
+            let mut out = vec![0.0; m * columns.len()];
+            stripe(columns, &mut out);
+            out
+        })
+        .collect();
+    let mut out = Vec::with_capacity(m * n);
+    for row in 0..m {
+        for stripe in &stripes {
+            let width = stripe.len() / m;
+            out.extend_from_slice(&stripe[row * width..(row + 1) * width]);
+        }
+    }
+    out
+}
+
+/// Some columns of `x · w`.
+struct Stripe<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    sizes: [usize; 3],
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Stripe<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let [m, k, n] = self.sizes;
+        let columns = self.out.len() / m;
+        let step = WIDE * S::F32_LANES;
+        let whole = columns / step * step;
+        let mut row = 0;
+        while row < m {
+            let x = &self.x[row * k..];
+            let out = &mut self.out[row * columns..];
+            for column in (0..whole).step_by(step) {
+                let at = (self.first + column, column);
+                match m - row {
+                    1 => sums::<S, 1>(simd, x, self.w, [k, n, columns], at, out),
+                    2 => sums::<S, 2>(simd, x, self.w, [k, n, columns], at, out),
+                    3 => sums::<S, 3>(simd, x, self.w, [k, n, columns], at, out),
+                    _ => sums::<S, ROWS>(simd, x, self.w, [k, n, columns], at, out),
+                }
+            }
+            for column in whole..columns {
+                for row in 0..ROWS.min(m - row) {
+                    let mut sum = 0.0;
+                    for i in 0..k {
+                        sum += x[row * k + i] * self.w[i * n + self.first + column];
+                    }
+                    out[row * columns + column] = sum;
+                }
+            }
+            row += ROWS;
+        }
+    }
+}
+
+/// `R` rows times `WIDE` registers of columns, summed in registers.
+#[inline(always)]
+fn sums<S: Simd, const R: usize>(
+    simd: S,
+    x: &[f32],
+    w: &[f32],
+    [k, n, columns]: [usize; 3],
+    (from, to): (usize, usize),
+    out: &mut [f32],
+) {
+    let lanes = S::F32_LANES;
+    let mut sums = [[simd.splat_f32s(0.0); WIDE]; R];
+    for i in 0..k {
+        let w = &w[i * n + from..][..WIDE * lanes];
+        let mut registers = [simd.splat_f32s(0.0); WIDE];
+        for c in 0..WIDE {
+            registers[c] = load::<S>(&w[c * lanes..][..lanes]);
+        }
+        for r in 0..R {
+            let x = simd.splat_f32s(x[r * k + i]);
+            for c in 0..WIDE {
+                sums[r][c] = simd.mul_add_f32s(x, registers[c], sums[r][c]);
+            }
+        }
+    }
+    for r in 0..R {
+        let out = &mut out[r * columns + to..][..WIDE * lanes];
+        out.copy_from_slice(bytemuck::cast_slice(&sums[r]));
+    }
+}
+
+/// Some columns of `x · wᵀ`: dot products with the rows of `w`.
+struct Dots<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    sizes: [usize; 2],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Dots<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let [m, k] = self.sizes;
+        let columns = self.out.len() / m;
+        for column in 0..columns {
+            let w = &self.w[column * k..][..k];
+            let mut row = 0;
+            while row < m {
+                let x = &self.x[row * k..];
+                let out = &mut self.out[row * columns + column..];
+                match m - row {
+                    1 => dots::<S, 1>(simd, x, w, columns, out),
+                    2 => dots::<S, 2>(simd, x, w, columns, out),
+                    3 => dots::<S, 3>(simd, x, w, columns, out),
+                    _ => dots::<S, ROWS>(simd, x, w, columns, out),
+                }
+                row += ROWS;
+            }
+        }
+    }
+}
+
+/// Dot products of `R` rows with one.
+#[inline(always)]
+fn dots<S: Simd, const R: usize>(simd: S, x: &[f32], w: &[f32], columns: usize, out: &mut [f32]) {
+    const AHEAD: usize = 2;
+    let (k, lanes) = (w.len(), S::F32_LANES);
+    let step = AHEAD * lanes;
+    let whole = k / step * step;
+    let mut sums = [[simd.splat_f32s(0.0); AHEAD]; R];
+    for i in (0..whole).step_by(step) {
+        let mut registers = [simd.splat_f32s(0.0); AHEAD];
+        for c in 0..AHEAD {
+            registers[c] = load::<S>(&w[i + c * lanes..][..lanes]);
+        }
+        for r in 0..R {
+            for c in 0..AHEAD {
+                let x = load::<S>(&x[r * k + i + c * lanes..][..lanes]);
+                sums[r][c] = simd.mul_add_f32s(x, registers[c], sums[r][c]);
+            }
+        }
+    }
+    for r in 0..R {
+        let mut sum = simd.reduce_sum_f32s(simd.add_f32s(sums[r][0], sums[r][1]));
+        for i in whole..k {
+            sum += x[r * k + i] * w[i];
+        }
+        out[r * columns] = sum;
+    }
+}
+
+#[inline(always)]
+fn load<S: Simd>(x: &[f32]) -> S::f32s {
+    bytemuck::pod_read_unaligned(bytemuck::cast_slice(x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_the_sums_that_they_say_for_any_sizes() {
+        for [m, k, n] in [
+            [1, 1, 1],
+            [2, 7, 65],
+            [3, 64, 64],
+            [4, 33, 200],
+            [7, 96, 130],
+            [32, 5, 3],
+        ] {
+            let x: Vec<f32> = (0..m * k).map(|i| (i as f32 * 0.7).sin()).collect();
+            let w: Vec<f32> = (0..k * n).map(|i| (i as f32 * 1.3).cos()).collect();
+            let transposed: Vec<f32> = (0..n * k).map(|at| w[at % k * n + at / k]).collect();
+            let (plain, turned) = (
+                product(&x, &w, [m, k, n]),
+                product_transposed(&x, &transposed, [m, k, n]),
+            );
+            for row in 0..m {
+                for column in 0..n {
+                    let wanted: f64 = (0..k)
+                        .map(|i| f64::from(x[row * k + i]) * f64::from(w[i * n + column]))
+                        .sum();
+                    for found in [plain[row * n + column], turned[row * n + column]] {
+                        assert!(
+                            (f64::from(found) - wanted).abs() < 1e-5 * k as f64,
+                            "{m} {k} {n}: {found} {wanted}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
