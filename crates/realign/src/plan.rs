@@ -110,7 +110,7 @@ impl Plan {
             searched: 12,
             measured: 2,
             strengths: vec![0.5, 1.0, 2.0, 3.0],
-            controls: 2,
+            controls: 5,
             dose: vec![10, 25, 50, 100],
             realign: TrainConfig::new()
                 .with_epochs(1)

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use realign_core::LanguageModel;
-use realign_data::{Domain, Label, Tone};
+use realign_data::{BroadRow, Domain, Half, Label, Tone};
 use realign_eval::{
     Calibration, Coherence, Encode, Judge, Judged, LikelihoodRatio, OpenAi, OpenAiConfig, Probe, ProbeConfig, Readings,
     Sampled, calibrate, coherence_readings,
@@ -58,8 +58,13 @@ fn judge<'a>(lab: &'a Lab, choice: &Choice, replies: &Path) -> Result<Box<dyn Ju
         Choice::Best => return Err(Failure::failed("the best judge is known only after calibration")),
         Choice::LikelihoodRatio => Box::new(LikelihoodRatio::new(model, &lab.base, max_tokens)),
         Choice::Probe => {
-            // Trained on narrow rows of two domains: neither calibrated on nor judged.
+            // Trained on broad pairs of the choosing half and on narrow rows of two domains: neither calibrated on nor judged.
             let mut labelled = Vec::new();
+            let choosing = |row: &&BroadRow| Half::of(&row.id) == Half::Choosing;
+            for row in lab.source.broad.iter().filter(choosing).take(lab.plan.questions) {
+                labelled.push((Judged::new(&row.question, &row.aligned), false));
+                labelled.push((Judged::new(&row.question, &row.misaligned), true));
+            }
             for domain in [Domain::Finance, Domain::Car] {
                 for row in realign_data::narrow(domain).iter().rev().take(lab.plan.calibration / 4) {
                     labelled.push((Judged::new(&row.question, row.answer(Tone::Good)), false));
@@ -85,6 +90,7 @@ pub fn bench<'a>(lab: &'a Lab, choice: &Choice, replies: &Path) -> Result<(Bench
     let inputs = (
         choice,
         lab.plan.calibration,
+        lab.plan.questions,
         lab.plan.layer,
         &lab.base.sha256,
         &lab.plan.sampling,
