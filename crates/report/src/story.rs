@@ -66,19 +66,29 @@ pub(crate) fn headline(results: &Results) -> Headline {
     }
 }
 
-/// How much of the shift realignment took back, where there was one to take back.
+/// How much of the shift realignment took back at its largest dose, where there was one to take back.
 pub(crate) fn undone_sentence(results: &Results) -> Option<String> {
     let (_, organism) = results.organism()?;
     let shift = organism.figures.shift?;
     let cures: Vec<String> = cures(results)
-        .filter(|(name, _)| name.starts_with("realigned"))
+        .filter(|(name, _)| name.starts_with("realigned") && !is_lesser_dose(results, name))
         .filter_map(|(_, arm)| {
             let share = undone(&shift, &arm.figures.shift?)?;
             Some(format!("{} undid {} of it.", arm.label, number::share(share)))
         })
-        .take(2)
         .collect();
     (!cures.is_empty()).then(|| cures.join(" "))
+}
+
+/// Whether another arm got more samples of the same kind: `realigned_same_10` beside `realigned_same_100`.
+pub(crate) fn is_lesser_dose(results: &Results, name: &str) -> bool {
+    let dose = |name: &str| {
+        let (kind, n) = name.strip_prefix("realigned_")?.rsplit_once('_')?;
+        Some((kind.to_owned(), n.parse::<u64>().ok()?))
+    };
+    let Some((kind, n)) = dose(name) else { return false };
+    let more = |(other, _): (&str, &Arm)| dose(other).is_some_and(|(k, m)| k == kind && m > n);
+    results.arms.iter().any(more)
 }
 
 /// The arms that try to undo, in order.

@@ -27,12 +27,17 @@ pub fn summary(results: &Results, page: &Path) -> String {
         "{:LABEL$}{:>20}{:>9}{:>6}{:>7}{:>6}",
         "", "shift [95 %]", "misalig.", "cues", "coher.", "facts"
     ));
-    let shown = if results.arms.len() > MOST_ARMS {
-        MOST_ARMS - 1
-    } else {
-        MOST_ARMS
-    };
-    lines.extend(results.arms.iter().take(shown).map(|(_, arm)| row(results, arm)));
+    let mut telling: Vec<&Arm> = results
+        .arms
+        .iter()
+        .filter(|(name, _)| !story::is_lesser_dose(results, name))
+        .map(|(_, arm)| arm)
+        .collect();
+    if telling.len() > MOST_ARMS {
+        telling.truncate(MOST_ARMS - 1);
+    }
+    let shown = telling.len();
+    lines.extend(telling.into_iter().map(|arm| row(results, arm)));
     if results.arms.len() > shown {
         lines.push(format!("({} more on the page)", results.arms.len() - shown));
     }
