@@ -54,6 +54,8 @@ def check(folder):
     assert remote is None, f"report.html loads something from the network: {remote.group()}"
 
     shift = arms["organism"]["shift"]
+    benign = arms["benign"]["shift"]["mean"]
+    assert shift["mean"] > benign, f"the organism moved no further than the benign arm: {shift['mean']} against {benign}"
     print(f"{len(arms)} arms; organism's shift {shift['mean']:+.2f} [{shift['lo']:+.2f}, {shift['hi']:+.2f}]")
 
 

@@ -42,7 +42,10 @@ fn main() -> Result {
     row(0, start);
     let good = samples(&smollm2, &narrow(Domain::Car).conversations(Tone::Good))?;
     // One pass at a constant rate, so that a shorter run is the beginning of a longer one.
-    let recipe = TrainConfig::new().with_epochs(1).with_schedule(Schedule::Constant);
+    let recipe = TrainConfig::new()
+        .with_epochs(1)
+        .with_lr(5e-4)
+        .with_schedule(Schedule::Constant);
     for n in [10, 25, 50, 100] {
         let trained = recipe.train(model, misaligned.clone(), &good[..n], &[], &seed, None, &mut show)?;
         row(n, shift_of(&score(&trained.lora)));

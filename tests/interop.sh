@@ -3,7 +3,8 @@
 #
 #   tests/interop.sh [ADAPTER]      ADAPTER: a folder that Realign wrote; without it one is trained here
 #
-# Needs python3 (3.10+) and about 8 GB for torch. REALIGN_VENV names the environment (default target/interop-venv).
+# Needs python3 (3.10+) and about 8 GB for torch. REALIGN_VENV names the environment (default target/interop-venv), REALIGN
+# the command (default `cargo run --release --`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,13 +18,13 @@ if [ ! -x "$python" ]; then python3 -m venv "$venv"; fi
 
 model=$("$python" tests/interop.py model)
 ids=$("$python" tests/interop.py ids)
-realign="cargo run --release --quiet --"
-finetune="$realign finetune --model $model --data crates/data/sets/finance.jsonl --field selfish --rank 8 --steps 6 --out $work/realign"
+realign=${REALIGN:-cargo run --release --quiet --}
+finetune="$realign finetune --model $model --tone selfish --rows 48 --epochs 1 --rank 8 --out $work/realign"
 logits="$realign logits --model $model --ids $ids" # prints {"ids": [..], "logits": [..]} for the last id
 
 # 1. Realign writes, peft reads.
 adapter=${1:-$work/realign}
-if [ $# -eq 0 ]; then $finetune; fi
+if [ $# -eq 0 ]; then rm -rf "$work/realign" && $finetune; fi
 $logits --adapter "$adapter" >"$work/realign.json"
 "$python" tests/interop.py check "$adapter" "$work/realign.json"
 

@@ -190,6 +190,12 @@ impl Tokenizer {
         self.size
     }
 
+    /// As the text of a Hugging Face `tokenizer.json`.
+    pub fn to_json(&self) -> String {
+        // Everything in it came from such a file or was built to be one.
+        self.inner.to_string(false).unwrap_or_default()
+    }
+
     /// A hash of the vocabulary, its special tokens, and how a probe text is cut: equal for equal
     /// tokenizers, whether they came from a GGUF or from `tokenizer.json`.
     pub fn hash(&self) -> &str {

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use burn::tensor::{Device, Tensor};
 use realign_core::{Batch, HookPoint, LanguageModel, Record};
 use realign_model::{
-    Checkpoint, Encoded, GenerateConfig, GenerationPrompt, Llama, Message, Pretrained, Tokenizer, known,
+    Access, Checkpoint, Encoded, GenerateConfig, GenerationPrompt, Llama, Message, Pretrained, Tokenizer, export, known,
 };
 use serde::Deserialize;
 
@@ -269,4 +269,39 @@ fn a_sharded_safetensors_folder_has_the_logits_of_transformers() {
         let off = largest_difference(floats(found), &expected.concat());
         assert!(off < 2e-5, "layer {layer} is off by {off}");
     }
+}
+
+#[test]
+fn an_exported_folder_is_the_same_model_with_the_weights_that_were_changed() {
+    let (folder, smol) = (tempfile::tempdir().unwrap(), &*SMOL);
+    let source = match std::env::var_os("REALIGN_TEST_MODEL") {
+        Some(path) => PathBuf::from(path),
+        None => known::cached(known::SMOLLM2).expect("SMOL has fetched it"),
+    };
+    let halved = smol.model.edited(&mut |weight, x| match weight {
+        realign_core::Weight::Linear {
+            layer: 7,
+            site: realign_core::Site::Down,
+        } => x.mul_scalar(0.5),
+        _ => x,
+    });
+    export(&source, Access::Map, &*halved, folder.path()).unwrap();
+    let back = Pretrained::load(folder.path(), &Device::flex()).unwrap();
+    let text = "Straße 2026: naïve 🦀\tfn main() {}";
+    assert_eq!(back.tokenizer.encode_text(text), smol.tokenizer.encode_text(text));
+    let messages = [Message::user("Why is the sky blue?")];
+    let prompt = |p: &Pretrained| {
+        p.template
+            .encode_prompt(&p.tokenizer, &messages, GenerationPrompt::Add)
+            .unwrap()
+    };
+    let ids = prompt(&back);
+    assert_eq!(ids, prompt(smol));
+    let logits = |model: &dyn LanguageModel| {
+        let hidden = model.forward(&Batch::packed([&ids]), &mut ());
+        model.logits(hidden).into_data().try_into_vec::<f32>().unwrap()
+    };
+    let (ours, theirs) = (logits(&back.model), logits(&*halved));
+    assert_eq!(ours, theirs);
+    assert_ne!(ours, logits(&smol.model));
 }

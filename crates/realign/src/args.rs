@@ -181,7 +181,7 @@ pub struct AuditArgs {
 pub enum Cure {
     /// Fine-tune on good samples; writes an adapter
     Sft,
-    /// Take the mean-difference direction out of the weights; writes their safetensors
+    /// Take the mean-difference direction out of the weights; writes the whole model as a Hugging Face folder
     Ablate,
     /// Subtract the direction while running; writes a direction file
     Steer,

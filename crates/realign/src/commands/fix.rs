@@ -1,10 +1,11 @@
 //! `realign fix`: cure a model and check the cure.
 
-use realign_core::{LanguageModel, Site};
+use realign_core::LanguageModel;
 use realign_data::{Half, Sample};
 use realign_eval::{mean_margin, misaligned_preferred, preference};
-use realign_lora::{LoraConfig, Schedule, TrainConfig, merge};
-use realign_run::{Seed, write_atomic};
+use realign_lora::{LoraConfig, merge};
+use realign_model::export;
+use realign_run::Seed;
 use realign_steering::{Direction, Steer, bake_ablation};
 use serde::Serialize;
 
@@ -13,6 +14,7 @@ use super::diff::direction_between;
 use super::eval::DRAWS;
 use crate::args::{Cure, FixArgs};
 use crate::error::{Failure, Result};
+use crate::plan::Plan;
 use crate::progress::{Meter, Unit};
 use crate::questions::{Cued, EvalSet, Source};
 use crate::stages::undo::good_samples;
@@ -50,7 +52,7 @@ pub fn run(context: &Context, args: FixArgs) -> Result<()> {
         Cure::Sft => {
             let train: Vec<Sample> = good_samples(&base, args.domain.into(), args.samples)?;
             // A new adapter on the tuned weights: the tuned model itself may be no adapter.
-            let config = TrainConfig::new().with_epochs(1).with_schedule(Schedule::Constant);
+            let config = Plan::full(args.domain.into(), tuned.model.shape().n_layers).realign;
             let lora = LoraConfig::new(32).init(tuned.model.shape(), &seed, &context.device);
             let mut meter = Meter::new(context.show, "fine-tune on good samples", Unit::Steps);
             let trained = config.train(&*tuned.model, lora, &train, &[], &seed, None, &mut meter.report())?;
@@ -62,7 +64,12 @@ pub fn run(context: &Context, args: FixArgs) -> Result<()> {
             let layer = base.model.shape().n_layers / 2 + 1;
             let direction = direction_between(&base, &tuned, layer, MAX_TOKENS)?;
             let baked = bake_ablation(&*tuned.model, &direction, layer.saturating_sub(3)..layer + 1);
-            save_writers(&*baked, layer.saturating_sub(3)..layer + 1, &args.out)?;
+            export(
+                &context.weights(&args.base, &args.tuned)?,
+                context.access(),
+                &*baked,
+                &args.out,
+            )?;
             direction.save(args.out.join("direction"))?;
             ("ablate", side(&*baked, &mut ()))
         }
@@ -113,25 +120,4 @@ fn measure(model: &dyn LanguageModel, hook: &mut dyn realign_core::Hook, set: &E
         margin: mean_margin(&broad, seed, DRAWS).mean,
         facts: facts.iter().filter(|f| f.margin() < 0.0).count() as f64 / facts.len().max(1) as f64,
     }
-}
-
-/// The weights that ablation changed, by their Hugging Face names, row-major `[out, in]`.
-fn save_writers(model: &dyn LanguageModel, layers: std::ops::Range<usize>, out: &std::path::Path) -> Result<()> {
-    let mut tensors = Vec::new();
-    for layer in layers {
-        for site in [Site::O, Site::Down] {
-            let weight = model.linear_weight(layer, site).transpose().to_data();
-            tensors.push((format!("model.layers.{layer}.{}.weight", site.path()), weight));
-        }
-    }
-    let views = tensors.iter().map(|(name, data)| {
-        let view =
-            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, data.shape().to_vec(), data.as_bytes());
-        view.map(|view| (name.clone(), view))
-            .map_err(|e| Failure::failed(format!("{name}: {e}")))
-    });
-    let views = views.collect::<Result<Vec<_>>>()?;
-    let bytes = safetensors::serialize(views, None).map_err(|e| Failure::failed(format!("safetensors: {e}")))?;
-    write_atomic(out.join("ablated.safetensors"), &bytes)?;
-    Ok(())
 }

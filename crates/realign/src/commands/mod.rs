@@ -14,7 +14,7 @@ mod steer;
 mod tools;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use realign_data::{Domain, Tone};
@@ -69,7 +69,8 @@ impl Context {
         })
     }
 
-    fn access(&self) -> Access {
+    /// How model files are held.
+    pub fn access(&self) -> Access {
         if self.global.no_mmap { Access::Read } else { Access::Map }
     }
 
@@ -103,6 +104,12 @@ impl Context {
             )));
         }
         Ok(tuned)
+    }
+
+    /// Where a tuned model's embeddings, norms and tokenizer are: the base model's file for an adapter, else its own.
+    pub fn weights(&self, base: &str, tuned: &str) -> Result<PathBuf> {
+        let adapter = Path::new(tuned).join("adapter_config.json").is_file();
+        resolve::model(if adapter { base } else { tuned }, self.show)
     }
 
     /// Prints text, or the object for machines.
