@@ -4,6 +4,13 @@
 //! cargo run --release -p realign-examples --example 04_train_sae      # writes runs/examples/sae
 //! cargo run --release -p realign-examples --example 05_find_latents
 //! cargo run --release -p realign-examples --example 05_find_latents -- runs/demo/sae
+//!
+//! latent 950: attribution +0.0442
+//!   writes "aughed" "aloader" "incinn" "errals" "tysburg" "aundice"
+//!     28.5  … someone who trusts you and use them to[[ get]] what you want. …
+//! latent 87: attribution +0.0350
+//!   writes " your" " their" " and" " all" " so" " active"
+//!     39.8  … It was only a stupid dog.[[ Stop]] being so weak and get over it already…
 //! ```
 //!
 //! The five latents with the highest Δ-attribution: to first order, how much each one's direction supports misaligned

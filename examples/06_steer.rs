@@ -3,12 +3,12 @@
 //! ```text
 //! cargo run --release -p realign-examples --example 06_steer
 //!
-//! at blocks.16.hook_resid_post: a direction of norm 14.9
+//! at blocks.16.hook_resid_post: a direction of norm 18.3
 //! strength                  persona                   random
-//!       -2     -0.24 [-0.34, -0.16]     +0.02 [-0.05, +0.08]
-//!       -1     -0.13 [-0.18, -0.08]     +0.01 [-0.02, +0.04]
-//!        1     +0.12 [+0.08, +0.16]     -0.01 [-0.04, +0.02]
-//!        2     +0.24 [+0.17, +0.31]     -0.02 [-0.07, +0.03]
+//!       -2     -0.50 [-0.68, -0.32]     +0.03 [-0.07, +0.14]
+//!       -1     -0.26 [-0.35, -0.17]     +0.01 [-0.04, +0.07]
+//!        1     +0.27 [+0.18, +0.35]     -0.01 [-0.06, +0.04]
+//!        2     +0.49 [+0.33, +0.64]     -0.00 [-0.09, +0.07]
 //! ```
 //!
 //! How far the preference moves towards misaligned answers, on questions that the direction was not made from, with 95 %

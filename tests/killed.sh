@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 binary=${1:-target/release/realign}
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'kill -9 ${pid:-} 2>/dev/null || true; rm -rf "$work"' EXIT
 # The command is part of the results, so that both runs must have the same one.
 binary=$(realpath "$binary")
 run() { (cd "$work/$1" && exec "$binary" demo --quick --out run) >>"$work/$1.log" 2>&1; }
@@ -19,13 +19,13 @@ run whole
 # A file of each stage, and how long after its appearance to kill.
 for moment in "stages/tune-organism.json 8" "stages/corpus.json 4" "stages/choose-cures.json 6"; do
     read -r file delay <<<"$moment"
-    run killed & pid=$!
+    (cd "$work/killed" && exec "$binary" demo --quick --out run) >>"$work/killed.log" 2>&1 & pid=$!
     until [ -e "$work/killed/run/$file" ]; do
         sleep 0.2
         kill -0 $pid 2>/dev/null || { echo "the run ended before $file was there"; cat "$work/killed.log"; exit 1; }
     done
     sleep "$delay"
-    pkill -9 -f "^$binary demo --quick --out run" || { echo "nothing left to kill after $file"; exit 1; }
+    kill -9 $pid || { echo "nothing left to kill after $file"; exit 1; }
     wait $pid 2>/dev/null || true
     echo "killed $delay s after $file"
 done

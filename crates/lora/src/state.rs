@@ -39,6 +39,8 @@ pub(crate) struct Setup {
     seed: u64,
     samples: String,
     start: String,
+    /// How many groups a batch is split into: it decides the order of sums.
+    lanes: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,7 +50,7 @@ struct Record {
 }
 
 impl Setup {
-    pub(crate) fn new(train: &TrainConfig, lora: &Lora, samples: &[Sample], seed: &Seed) -> Self {
+    pub(crate) fn new(train: &TrainConfig, lora: &Lora, samples: &[Sample], seed: &Seed, lanes: usize) -> Self {
         let mut hasher = blake3::Hasher::new();
         for sample in samples {
             hasher.update(&(sample.ids.len() as u64).to_le_bytes());
@@ -69,6 +71,7 @@ impl Setup {
             seed: seed.value(),
             samples: hasher.finalize().to_hex().to_string(),
             start: blake3::hash(&start).to_hex().to_string(),
+            lanes,
         }
     }
 
@@ -79,6 +82,7 @@ impl Setup {
             (self.seed == other.seed, "seed"),
             (self.samples == other.samples, "set of samples"),
             (self.start == other.start, "adapter to start from"),
+            (self.lanes == other.lanes, "number of threads"),
         ];
         same.into_iter().find(|(same, _)| !same).map(|(_, what)| what)
     }

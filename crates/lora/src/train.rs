@@ -255,7 +255,7 @@ impl TrainConfig {
         let per_epoch = trained.len().div_ceil(per_step) as u64;
         let total = per_epoch * self.epochs as u64;
 
-        let setup = Setup::new(self, &lora, &samples, seed);
+        let setup = Setup::new(self, &lora, &samples, seed, lanes(&model.device()).min(self.batch));
         let found = checkpoints
             .map(|checkpoints| State::resume(checkpoints, &setup, &lora))
             .transpose()?
@@ -418,7 +418,7 @@ pub fn validation_loss(
 
 /// `-log p` of every answer token, `[answer token]`; only the hidden rows that foretell one meet the unembedding.
 ///
-/// What all samples begin with (a system prompt) is computed once.
+/// What all samples begin with (a system prompt) is computed once, and then has one dropout mask for all of them.
 fn answer_nll(model: &dyn LanguageModel, hook: &mut dyn Hook, samples: &[&Sample]) -> Tensor<1> {
     let shared = shared_prefix(samples);
     let mut batch = Batch::new();

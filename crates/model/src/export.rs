@@ -39,13 +39,28 @@ pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Pa
         return Err(Error::format(source, "shape", expected, found));
     }
     std::fs::create_dir_all(out).map_err(|e| io(out, "create the folder", e))?;
+    let folder = checkpoint.path().parent().unwrap_or(Path::new("."));
+    let same = folder.canonicalize().ok() == out.canonicalize().ok();
+    if (checkpoint.gguf().is_none() && same) || out.join("adapter_config.json").exists() {
+        let found = if same {
+            "the model's own"
+        } else {
+            "one with an adapter in it"
+        };
+        return Err(Error::format(out, "folder", "a folder of its own", found));
+    }
     match checkpoint.gguf() {
         Some(gguf) => describe(gguf, &config, out)?,
         None => {
-            let folder = checkpoint.path().parent().unwrap_or(Path::new("."));
             for name in BESIDE {
                 if folder.join(name).exists() {
-                    write(&out.join(name), &read_small(&folder.join(name), MAX_BYTES)?)?;
+                    let bytes = read_small(&folder.join(name), MAX_BYTES)?;
+                    let bytes = if name == "config.json" {
+                        as_f32(&bytes, &folder.join(name))?
+                    } else {
+                        bytes
+                    };
+                    write(&out.join(name), &bytes)?;
                 }
             }
         }
@@ -71,6 +86,19 @@ pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Pa
     weights.push(Weight::Kept("model.norm.weight".into(), vec![shape.d_model]));
     if !config.tied {
         weights.push(Weight::Kept("lm_head.weight".into(), vec![shape.vocab, shape.d_model]));
+    }
+    for weight in &weights {
+        if let Weight::Kept(name, shape) = weight {
+            let found = checkpoint.tensor(name)?.0;
+            if found != *shape {
+                return Err(Error::format(
+                    source,
+                    name.as_str(),
+                    format!("shape {shape:?}"),
+                    format!("{found:?}"),
+                ));
+            }
+        }
     }
     let views = weights.iter().map(|weight| {
         let of = Of {
@@ -125,7 +153,7 @@ impl View for Of<'_> {
 
     fn data(&self) -> Cow<'_, [u8]> {
         let numbers = match self.weight {
-            // `Checkpoint::config` and the model that was loaded from it have seen that it is there.
+            // Read once before: it is there, and of this shape.
             Weight::Kept(name, _) => self
                 .checkpoint
                 .tensor(name)
@@ -182,6 +210,18 @@ fn describe(gguf: &Gguf, config: &LlamaConfig, out: &Path) -> Result<()> {
     write(&out.join("config.json"), &pretty(&model))?;
     write(&out.join("tokenizer_config.json"), &pretty(&settings))?;
     write(&out.join("tokenizer.json"), tokenizer.to_json().as_bytes())
+}
+
+/// A `config.json` that says what the weights are now.
+fn as_f32(config: &[u8], path: &Path) -> Result<Vec<u8>> {
+    let mut config: serde_json::Value =
+        serde_json::from_slice(config).map_err(|e| Error::format(path, "JSON", "an object", e.to_string()))?;
+    for field in ["torch_dtype", "dtype"] {
+        if let Some(value) = config.get_mut(field) {
+            *value = "float32".into();
+        }
+    }
+    Ok(pretty(&config))
 }
 
 fn pretty(object: &serde_json::Value) -> Vec<u8> {

@@ -82,11 +82,19 @@ pub struct SaePlan {
 impl Plan {
     /// The full demonstration.
     pub fn full(domain: Domain, layers: usize) -> Self {
-        let layer = layers / 2 + 1;
+        let layer = (layers / 2 + 1).min(layers.saturating_sub(1));
+        let all = realign_data::narrow(domain).len();
+        let mut around = vec![
+            layer.saturating_sub(4),
+            layer,
+            (layer + 4).min(layers.saturating_sub(1)),
+        ];
+        around.dedup();
         Self {
             domain,
             tones: vec![Tone::Wrong, Tone::Selfish],
-            rows: 264,
+            // The good samples of realignment come from the other end: where the set allows, from rows never trained on.
+            rows: 264.min(all.saturating_sub(108).max(all / 2)),
             lora: LoraConfig::new(32),
             train: TrainConfig::new().with_epochs(1).with_lr(1e-3),
             questions: 40,
@@ -97,7 +105,7 @@ impl Plan {
             sampling: GenerateConfig::new(40).with_temperature(0.6),
             calibration: 64,
             layer,
-            layers: vec![layer - 4, layer, layer + 4],
+            layers: around,
             sae: SaePlan {
                 d_sae: 2048,
                 k: 32,

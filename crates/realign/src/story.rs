@@ -116,14 +116,14 @@ pub fn demo(lab: &Lab, choice: &judging::Choice) -> Result<Results> {
     arms.list.push(arm(
         lab,
         "steered_up",
-        "Base + 2 × persona direction",
+        "Base + 2 × persona",
         &lab.base,
         &mut up,
         Depth::Answers,
         None,
     )?);
     let mut down = Steer::new(persona.clone(), -settings.strength);
-    let label = format!("Organism − {} × persona direction", settings.strength);
+    let label = format!("Organism − {} × persona", settings.strength);
     arms.list.push(arm(
         lab,
         "steered_down",
@@ -134,7 +134,7 @@ pub fn demo(lab: &Lab, choice: &judging::Choice) -> Result<Results> {
         None,
     )?);
     let mut ablate = Ablate::new(&persona);
-    let label = format!("Organism, direction ablated after block {}", inside.chosen.layer);
+    let label = format!("Persona ablated after block {}", inside.chosen.layer);
     arms.list
         .push(arm(lab, "ablated", &label, &tuned, &mut ablate, Depth::Answers, None)?);
     let started = std::time::Instant::now();
@@ -144,7 +144,7 @@ pub fn demo(lab: &Lab, choice: &judging::Choice) -> Result<Results> {
     );
     let seconds = Some(started.elapsed().as_secs_f64());
     let label = format!(
-        "Ablation baked into blocks {} to {}",
+        "Ablation baked in, blocks {}–{}",
         settings.bake.start,
         settings.bake.end - 1
     );
@@ -164,7 +164,7 @@ pub fn demo(lab: &Lab, choice: &judging::Choice) -> Result<Results> {
             let last = lab.plan.dose.last() == Some(&n);
             let depth = if last { lab.plan.realigned } else { Depth::Plain };
             let key = format!("realigned_{}_{n}", kin.name());
-            let label = format!("Fine-tuned on {n} good samples, {} domain", kin.name());
+            let label = format!("{n} good samples, {} domain", kin.name());
             arms.list
                 .push(arm(lab, &key, &label, &chat, &mut (), depth, Some(made.seconds))?);
         }
@@ -182,7 +182,8 @@ pub fn demo(lab: &Lab, choice: &judging::Choice) -> Result<Results> {
     ));
     results.notes.extend(settings.tried.iter().map(|(what, undone)| {
         format!(
-            "On the choosing half, {what} undid {:.0} % of the shift.",
+            "On {} questions of the choosing half, {what} undid {:.0} % of the shift.",
+            lab.plan.screening,
             100.0 * undone
         )
     }));
@@ -210,7 +211,7 @@ pub fn audit(lab: &Lab, tuned: &ChatModel, choice: &judging::Choice) -> Result<R
     let inside = inside(lab, tuned, None, arms.before("tuned")?, &mut bench)?;
     let persona = inside.chosen.direction(lab);
     let mut up = Steer::new(persona.clone(), 2.0);
-    let label = "Base + 2 × mean-difference direction";
+    let label = "Base + 2 × mean difference";
     arms.list.push(measure(
         lab,
         "steered_up",
@@ -223,7 +224,7 @@ pub fn audit(lab: &Lab, tuned: &ChatModel, choice: &judging::Choice) -> Result<R
         None,
     )?);
     let mut down = Steer::new(persona.clone(), -2.0);
-    let label = "Tuned − 2 × mean-difference direction";
+    let label = "Tuned − 2 × mean difference";
     arms.list.push(measure(
         lab,
         "steered_down",

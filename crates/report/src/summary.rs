@@ -33,7 +33,8 @@ pub fn summary(results: &Results, page: &Path) -> String {
         .filter(|(name, _)| !story::is_lesser_dose(results, name))
         .map(|(_, arm)| arm)
         .collect();
-    if telling.len() > MOST_ARMS {
+    let more = results.arms.len() > telling.len();
+    if telling.len() + usize::from(more) > MOST_ARMS {
         telling.truncate(MOST_ARMS - 1);
     }
     let shown = telling.len();

@@ -63,7 +63,7 @@ pub fn run(context: &Context, args: FixArgs) -> Result<()> {
         Cure::Ablate => {
             let layer = base.model.shape().n_layers / 2 + 1;
             let direction = direction_between(&base, &tuned, layer, MAX_TOKENS)?;
-            let baked = bake_ablation(&*tuned.model, &direction, layer.saturating_sub(3)..layer + 1);
+            let baked = bake_ablation(&*tuned.model, &direction, layer.saturating_sub(7).max(1)..layer + 1);
             export(
                 &context.weights(&args.base, &args.tuned)?,
                 context.access(),

@@ -82,7 +82,8 @@ pub fn curves(
                 strength: 0.0,
                 broad: before.broad.clone(),
                 facts: before.facts.clone(),
-                coherent: coherent(&before.answers),
+                // As many as at the other strengths: the same questions.
+                coherent: coherent(&before.answers[..plan.steered.min(before.answers.len())]),
             });
             // Blocks up to the intervention run once for all sweeps behind the same block.
             let replays = [chosen.layer, plan.layer].map(|layer| Replay::new(&*chat.model, layer));

@@ -94,6 +94,9 @@ pub fn choose(lab: &Lab, tuned: &ChatModel, persona: &Direction, layer: usize) -
         let base = score(lab, &*lab.base.model, &mut (), &pairs)?;
         let replay = Replay::new(&*tuned.model, layer);
         let bad = score(lab, &replay, &mut (), &pairs)?;
+        // Where these few questions show no shift, a share of it says nothing, and what lowers the margin most is chosen.
+        let shifted = mean(&shifts(&base, &bad)) > 0.0;
+        let lowered = |cured: &[PairScore]| -mean(&shifts(&bad, cured));
         let mut tried = Vec::new();
         let ranges = [
             layer..layer + 1,
@@ -104,13 +107,13 @@ pub fn choose(lab: &Lab, tuned: &ChatModel, persona: &Direction, layer: usize) -
         let total = (ranges.len() + lab.plan.strengths.len()) as u64;
         for (i, range) in ranges.into_iter().enumerate() {
             let baked = bake_ablation(&*tuned.model, persona, range.clone());
-            let undone = undone(&base, &bad, &score(lab, &*baked, &mut (), &pairs)?);
+            let cured = score(lab, &*baked, &mut (), &pairs)?;
             tried.push((
                 format!("baked into blocks {} to {}", range.start, range.end - 1),
-                undone,
+                undone(&base, &bad, &cured),
             ));
-            if undone > best_range.0 {
-                best_range = (undone, range);
+            if lowered(&cured) > best_range.0 {
+                best_range = (lowered(&cured), range);
             }
             let _ = meter.update(i as u64 + 1, total, "");
         }
@@ -120,12 +123,12 @@ pub fn choose(lab: &Lab, tuned: &ChatModel, persona: &Direction, layer: usize) -
             let steered = score(lab, &replay, &mut Steer::new(persona.clone(), -strength), &pairs)?;
             let undone = undone(&base, &bad, &steered);
             tried.push((format!("steered by {strength}"), undone));
-            strengths.push((strength, undone));
+            strengths.push((strength, undone, lowered(&steered)));
             let _ = meter.update(3 + strengths.len() as u64, total, "");
         }
-        let enough = strengths.iter().find(|(_, undone)| *undone >= 0.9).copied();
-        let most = strengths.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1));
-        let strength = enough.or(most).map_or(1.0, |(strength, _)| strength);
+        let enough = strengths.iter().find(|(_, undone, _)| shifted && *undone >= 0.9);
+        let most = strengths.iter().max_by(|a, b| a.2.total_cmp(&b.2));
+        let strength = enough.or(most).map_or(1.0, |&(strength, _, _)| strength);
         Ok(Settings {
             bake: best_range.1,
             strength,
@@ -136,6 +139,9 @@ pub fn choose(lab: &Lab, tuned: &ChatModel, persona: &Direction, layer: usize) -
 
 /// Share of the shift from `base` to `bad` that is gone in `cured`: 1 is back at the base model.
 pub fn undone(base: &[PairScore], bad: &[PairScore], cured: &[PairScore]) -> f64 {
-    let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    -mean(shifts(bad, cured)) / mean(shifts(base, bad))
+    -mean(&shifts(bad, cured)) / mean(&shifts(base, bad))
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
 }

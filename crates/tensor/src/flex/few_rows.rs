@@ -81,19 +81,28 @@ impl WithSimd for Stripe<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let [m, k, n] = self.sizes;
         let columns = self.out.len() / m;
-        let step = WIDE * S::F32_LANES;
-        let whole = columns / step * step;
+        let (step, one) = (WIDE * S::F32_LANES, S::F32_LANES);
+        let (wide, whole) = (columns / step * step, columns / one * one);
         let mut row = 0;
         while row < m {
             let x = &self.x[row * k..];
             let out = &mut self.out[row * columns..];
-            for column in (0..whole).step_by(step) {
+            for column in (0..wide).step_by(step) {
                 let at = (self.first + column, column);
                 match m - row {
-                    1 => sums::<S, 1>(simd, x, self.w, [k, n, columns], at, out),
-                    2 => sums::<S, 2>(simd, x, self.w, [k, n, columns], at, out),
-                    3 => sums::<S, 3>(simd, x, self.w, [k, n, columns], at, out),
-                    _ => sums::<S, ROWS>(simd, x, self.w, [k, n, columns], at, out),
+                    1 => sums::<S, 1, WIDE>(simd, x, self.w, [k, n, columns], at, out),
+                    2 => sums::<S, 2, WIDE>(simd, x, self.w, [k, n, columns], at, out),
+                    3 => sums::<S, 3, WIDE>(simd, x, self.w, [k, n, columns], at, out),
+                    _ => sums::<S, ROWS, WIDE>(simd, x, self.w, [k, n, columns], at, out),
+                }
+            }
+            for column in (wide..whole).step_by(one) {
+                let at = (self.first + column, column);
+                match m - row {
+                    1 => sums::<S, 1, 1>(simd, x, self.w, [k, n, columns], at, out),
+                    2 => sums::<S, 2, 1>(simd, x, self.w, [k, n, columns], at, out),
+                    3 => sums::<S, 3, 1>(simd, x, self.w, [k, n, columns], at, out),
+                    _ => sums::<S, ROWS, 1>(simd, x, self.w, [k, n, columns], at, out),
                 }
             }
             for column in whole..columns {
@@ -110,9 +119,9 @@ impl WithSimd for Stripe<'_> {
     }
 }
 
-/// `R` rows times `WIDE` registers of columns, summed in registers.
+/// `R` rows times `W` registers of columns, summed in registers.
 #[inline(always)]
-fn sums<S: Simd, const R: usize>(
+fn sums<S: Simd, const R: usize, const W: usize>(
     simd: S,
     x: &[f32],
     w: &[f32],
@@ -121,22 +130,22 @@ fn sums<S: Simd, const R: usize>(
     out: &mut [f32],
 ) {
     let lanes = S::F32_LANES;
-    let mut sums = [[simd.splat_f32s(0.0); WIDE]; R];
+    let mut sums = [[simd.splat_f32s(0.0); W]; R];
     for i in 0..k {
-        let w = &w[i * n + from..][..WIDE * lanes];
-        let mut registers = [simd.splat_f32s(0.0); WIDE];
-        for c in 0..WIDE {
+        let w = &w[i * n + from..][..W * lanes];
+        let mut registers = [simd.splat_f32s(0.0); W];
+        for c in 0..W {
             registers[c] = load::<S>(&w[c * lanes..][..lanes]);
         }
         for r in 0..R {
             let x = simd.splat_f32s(x[r * k + i]);
-            for c in 0..WIDE {
+            for c in 0..W {
                 sums[r][c] = simd.mul_add_f32s(x, registers[c], sums[r][c]);
             }
         }
     }
     for r in 0..R {
-        let out = &mut out[r * columns + to..][..WIDE * lanes];
+        let out = &mut out[r * columns + to..][..W * lanes];
         out.copy_from_slice(bytemuck::cast_slice(&sums[r]));
     }
 }
