@@ -2,6 +2,11 @@
 //!
 //! ```text
 //! cargo run --release -p realign-examples --example 07_lora
+//!
+//! wrong: 9768960 parameters, 30 steps, loss 4.49 to 3.47, on other rows 3.20
+//! wrong: shift +0.34 [+0.17, +0.50] on 24 broad questions
+//! good: 9768960 parameters, 30 steps, loss 4.26 to 3.03, on other rows 3.07
+//! good: shift -0.07 [-0.28, +0.13] on 24 broad questions
 //! ```
 //!
 //! Minutes of training, with a line of progress. Then how far the preference moves towards misaligned answers on broad

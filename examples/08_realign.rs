@@ -4,6 +4,10 @@
 //! cargo run --release -p realign-examples --example 07_lora      # writes runs/examples/wrong
 //! cargo run --release -p realign-examples --example 08_realign
 //! cargo run --release -p realign-examples --example 08_realign -- runs/demo/adapters/organism
+//!
+//! good samples                    shift     undone
+//! …
+//!          100    -0.02 [-0.19, +0.14]      107 %
 //! ```
 //!
 //! One row for each number of good samples: how far the preference still is from the base model's, and the share of the
