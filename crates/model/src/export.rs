@@ -111,8 +111,11 @@ pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Pa
     let (path, temporary) = (out.join("model.safetensors"), out.join(".model.safetensors.partial"));
     // transformers refuses a file that does not say so.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(metadata), &temporary)
-        .map_err(|e| io(&temporary, "write", std::io::Error::other(e)))?;
+    safetensors::serialize_to_file(views, Some(metadata), &temporary).map_err(|e| {
+        // A full disk: what is there is of no use, and in the way.
+        let _ = std::fs::remove_file(&temporary);
+        io(&temporary, "write", std::io::Error::other(e))
+    })?;
     let written = std::fs::File::open(&temporary).and_then(|file| file.sync_all());
     written.map_err(|e| io(&temporary, "sync", e))?;
     std::fs::rename(&temporary, &path).map_err(|e| io(&path, "rename to", e))
@@ -209,7 +212,11 @@ fn describe(gguf: &Gguf, config: &LlamaConfig, out: &Path) -> Result<()> {
     });
     write(&out.join("config.json"), &pretty(&model))?;
     write(&out.join("tokenizer_config.json"), &pretty(&settings))?;
-    write(&out.join("tokenizer.json"), tokenizer.to_json().as_bytes())
+    let path = out.join("tokenizer.json");
+    let text = tokenizer
+        .to_json()
+        .map_err(|found| Error::format(gguf.path(), "tokenizer", "one that can be written as JSON", found))?;
+    write(&path, text.as_bytes())
 }
 
 /// A `config.json` that says what the weights are now.

@@ -190,10 +190,9 @@ impl Tokenizer {
         self.size
     }
 
-    /// As the text of a Hugging Face `tokenizer.json`.
-    pub fn to_json(&self) -> String {
-        // Everything in it came from such a file or was built to be one.
-        self.inner.to_string(false).unwrap_or_default()
+    /// As the text of a Hugging Face `tokenizer.json`, or why it cannot be.
+    pub(crate) fn to_json(&self) -> std::result::Result<String, String> {
+        self.inner.to_string(false).map_err(|e| e.to_string())
     }
 
     /// A hash of the vocabulary, its special tokens, and how a probe text is cut: equal for equal
