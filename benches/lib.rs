@@ -1,8 +1,8 @@
 //! What the benchmarks share: SmolLM2-135M's sizes, numbers, and the allocator of the `realign` command.
 //!
 //! ```text
-//! cargo bench -p realign-benches --bench ops
-//! cargo bench -p realign-benches --bench model -- generate
+//! cargo bench -p realign-bench --bench ops
+//! cargo bench -p realign-bench --bench model -- generate
 //! ```
 
 use realign::burn::tensor::{Device, Int, Tensor, TensorData};
@@ -11,6 +11,25 @@ use realign::model::LlamaConfig;
 // Large tensors come and go; an allocator that keeps their memory is most of the speed on the CPU.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The device of this name.
+///
+/// # Errors
+/// This build does not have it.
+pub fn device(name: &str) -> Result<Device, String> {
+    match name {
+        "flex" => Ok(Device::flex()),
+        #[allow(deprecated)]
+        "ndarray" => Ok(Device::ndarray()),
+        #[cfg(feature = "tch")]
+        "tch" => Ok(Device::libtorch()),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Ok(Device::wgpu(realign::burn::tensor::DeviceKind::DefaultDevice)),
+        other => Err(format!(
+            "--devices {other}: this build has flex and ndarray; --features tch,wgpu brings those"
+        )),
+    }
+}
 
 /// The sizes of SmolLM2-135M.
 pub fn smollm2() -> LlamaConfig {

@@ -12,7 +12,7 @@ use realign::lora::{self, LoraConfig};
 use realign::model::{GenerateConfig, Llama};
 use realign::run::Seed;
 use realign::sae::{self, ActivationSource, ModelActivations, SaeConfig};
-use realign_benches::{numbers, smollm2, text};
+use realign_bench::{numbers, smollm2, text};
 
 fn model() -> Llama {
     Llama::random(&smollm2(), 0, &Device::flex())

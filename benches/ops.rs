@@ -10,7 +10,7 @@ use realign::tensor::{
     AdamWStep, Spans, adamw, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode,
     sparse_encode, swiglu, top_k,
 };
-use realign_benches::{numbers, whole};
+use realign_bench::{numbers, whole};
 
 const TOKENS: usize = 512;
 const D_MODEL: usize = 576;

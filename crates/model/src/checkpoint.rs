@@ -2,7 +2,8 @@
 
 use crate::files::{bad_name, read_small};
 use crate::shard::Shard;
-use crate::{Access, Error, FileBytes, Gguf, LlamaConfig, Result};
+use crate::{Access, Error, FileBytes, Gguf, GgufTensor, LlamaConfig, Result, gguf_pack};
+use realign_tensor::Packed;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,25 +114,10 @@ impl Checkpoint {
     pub fn tensor(&self, hf_name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         match &self.source {
             Source::Gguf { gguf, config } => {
-                let name = gguf_name(hf_name);
-                let tensor = name.as_deref().and_then(|name| gguf.tensor(name));
-                let tensor = tensor.ok_or_else(|| self.missing(hf_name))?;
-                let rows = tensor.shape.iter().product::<usize>() / tensor.width();
-                let heads = match hf_name.rsplit_once(".self_attn.") {
-                    Some((_, "q_proj.weight")) => Some(config.n_heads),
-                    Some((_, "k_proj.weight")) => Some(config.n_kv_heads),
-                    _ => None,
-                };
-                let values = match heads {
+                let (tensor, d_head) = self.in_gguf(gguf, config, hf_name)?;
+                let values = match d_head {
                     None => gguf.dequantise(tensor, |row| row),
-                    Some(heads) if rows == heads * config.d_head => {
-                        gguf.dequantise(tensor, |row| interleaved_row(row, config.d_head))
-                    }
-                    Some(heads) => {
-                        let expected = format!("{heads} heads of {} rows", config.d_head);
-                        let found = format!("{:?}", tensor.shape);
-                        return Err(Error::format(&self.path, hf_name, expected, found));
-                    }
+                    Some(d_head) => gguf.dequantise(tensor, |row| interleaved_row(row, d_head)),
                 };
                 Ok((tensor.shape.clone(), values))
             }
@@ -143,6 +129,53 @@ impl Checkpoint {
                 })
                 .ok_or_else(|| self.missing(hf_name)),
         }
+    }
+
+    /// The matrix with this Hugging Face name in the bits that the file stores it in; none where those are no fewer than
+    /// this crate computes in (F32, F16, safetensors).
+    ///
+    /// # Shapes
+    /// `[out, in]`.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or a scale in it is not finite.
+    pub fn packed(&self, hf_name: &str) -> Result<Option<Packed>> {
+        let Source::Gguf { gguf, config } = &self.source else {
+            return Ok(None);
+        };
+        let (tensor, d_head) = self.in_gguf(gguf, config, hf_name)?;
+        let source = |row| d_head.map_or(row, |d_head| interleaved_row(row, d_head));
+        let rows: Vec<&[u8]> = gguf.rows(tensor, source);
+        gguf_pack::pack(tensor.kind, &rows, tensor.width())
+            .map_err(|found| Error::format(&self.path, hf_name, "finite scales", found))
+    }
+
+    /// A GGUF's tensor, and the width of the heads between whose rows its rows are interleaved.
+    fn in_gguf<'a>(
+        &self,
+        gguf: &'a Gguf,
+        config: &LlamaConfig,
+        hf_name: &str,
+    ) -> Result<(&'a GgufTensor, Option<usize>)> {
+        let name = gguf_name(hf_name);
+        let tensor = name.as_deref().and_then(|name| gguf.tensor(name));
+        let tensor = tensor.ok_or_else(|| self.missing(hf_name))?;
+        let rows = tensor.shape.iter().product::<usize>() / tensor.width();
+        let heads = match hf_name.rsplit_once(".self_attn.") {
+            Some((_, "q_proj.weight")) => config.n_heads,
+            Some((_, "k_proj.weight")) => config.n_kv_heads,
+            _ => return Ok((tensor, None)),
+        };
+        if rows != heads * config.d_head {
+            let expected = format!("{heads} heads of {} rows", config.d_head);
+            return Err(Error::format(
+                &self.path,
+                hf_name,
+                expected,
+                format!("{:?}", tensor.shape),
+            ));
+        }
+        Ok((tensor, Some(config.d_head)))
     }
 
     /// What the files say about themselves: GGUF metadata (arrays as their length), or the

@@ -166,20 +166,24 @@ impl Gguf {
     ///
     /// # Panics
     /// When `source` leaves the tensor's rows.
-    pub fn dequantise(&self, tensor: &GgufTensor, source: impl Fn(usize) -> usize + Sync) -> Vec<f32> {
-        let width = tensor.width();
-        let row_bytes = width / tensor.kind.block_len() * tensor.kind.block_bytes();
-        let bytes = self.tensor_bytes(tensor);
+    pub fn dequantise(&self, tensor: &GgufTensor, source: impl Fn(usize) -> usize) -> Vec<f32> {
+        let rows = self.rows(tensor, source);
         let mut values = vec![0.0; tensor.shape.iter().product()];
         values
-            .par_chunks_mut(width)
-            .enumerate()
+            .par_chunks_mut(tensor.width())
+            .zip(rows)
             .with_min_len(64)
-            .for_each(|(row, out)| {
-                let at = source(row) * row_bytes;
-                tensor.kind.dequantise(&bytes[at..at + row_bytes], out);
-            });
+            .for_each(|(out, row)| tensor.kind.dequantise(row, out));
         values
+    }
+
+    /// A tensor's rows as they are stored; row `r` of the result is row `source(r)` of the file.
+    pub(crate) fn rows(&self, tensor: &GgufTensor, source: impl Fn(usize) -> usize) -> Vec<&[u8]> {
+        let row_bytes = tensor.width() / tensor.kind.block_len() * tensor.kind.block_bytes();
+        let bytes = self.tensor_bytes(tensor);
+        let count = tensor.shape.iter().product::<usize>() / tensor.width();
+        let row = |row| &bytes[source(row) * row_bytes..][..row_bytes];
+        (0..count).map(row).collect()
     }
 
     /// The value of a metadata key.

@@ -138,10 +138,9 @@ fn q4_1(b: &[u8], out: &mut [f32]) {
 }
 
 /// The two five-bit values of byte `j`: four bits there, the fifth in the bit field `high`.
-fn five_bits(q: u8, high: u32, j: usize) -> (f32, f32) {
-    let low = u32::from(q & 15) | (high >> j & 1) << 4;
-    let top = u32::from(q >> 4) | (high >> (j + 16) & 1) << 4;
-    (low as f32, top as f32)
+pub(crate) fn five_bits(q: u8, high: u32, j: usize) -> (u8, u8) {
+    let fifth = |j: usize| ((high >> j & 1) << 4) as u8;
+    (q & 15 | fifth(j), q >> 4 | fifth(j + 16))
 }
 
 fn q5_0(b: &[u8], out: &mut [f32]) {
@@ -149,8 +148,8 @@ fn q5_0(b: &[u8], out: &mut [f32]) {
     let high = u32::from_le_bytes([b[2], b[3], b[4], b[5]]);
     for (j, &q) in b[6..22].iter().enumerate() {
         let (low, top) = five_bits(q, high, j);
-        out[j] = d * (low - 16.0);
-        out[j + 16] = d * (top - 16.0);
+        out[j] = d * (f32::from(low) - 16.0);
+        out[j + 16] = d * (f32::from(top) - 16.0);
     }
 }
 
@@ -159,8 +158,8 @@ fn q5_1(b: &[u8], out: &mut [f32]) {
     let high = u32::from_le_bytes([b[4], b[5], b[6], b[7]]);
     for (j, &q) in b[8..24].iter().enumerate() {
         let (low, top) = five_bits(q, high, j);
-        out[j] = d * low + m;
-        out[j + 16] = d * top + m;
+        out[j] = d * f32::from(low) + m;
+        out[j + 16] = d * f32::from(top) + m;
     }
 }
 
@@ -172,7 +171,7 @@ fn q8_0(b: &[u8], out: &mut [f32]) {
 }
 
 /// Scale and minimum of sub-block `j`, six bits each, packed into twelve bytes.
-fn scale_and_min(j: usize, s: &[u8]) -> (f32, f32) {
+pub(crate) fn scale_and_min(j: usize, s: &[u8]) -> (f32, f32) {
     let (scale, min) = if j < 4 {
         (s[j] & 63, s[j + 4] & 63)
     } else {
@@ -207,17 +206,18 @@ fn q5_k(b: &[u8], out: &mut [f32]) {
 
 fn q6_k(b: &[u8], out: &mut [f32]) {
     let (low, high, scales, d) = (&b[..128], &b[128..192], &b[192..208], scale(b, 208));
-    for (half, values) in out.chunks_exact_mut(128).enumerate() {
-        let (low, high, scales) = (&low[64 * half..], &high[32 * half..], &scales[8 * half..]);
-        for j in 0..32 {
-            let six = |bits: u8, shift: u32| f32::from((bits | (high[j] >> shift & 3) << 4) as i8 - 32);
-            let d = |group: usize| d * f32::from(scales[j / 16 + 2 * group] as i8);
-            values[j] = d(0) * six(low[j] & 15, 0);
-            values[j + 32] = d(1) * six(low[j + 32] & 15, 2);
-            values[j + 64] = d(2) * six(low[j] >> 4, 4);
-            values[j + 96] = d(3) * six(low[j + 32] >> 4, 6);
-        }
+    for (i, value) in out.iter_mut().enumerate() {
+        *value = d * f32::from(scales[i / 16] as i8) * f32::from(six_bits(low, high, i));
     }
+}
+
+/// The value `i` of a Q6_K block: four bits in `low`, two in `high`, less 32. Each half of 128 values has 64 bytes of `low`,
+/// whose nibbles are 32 values each, and 32 bytes of `high`, two bits to each 32 values.
+pub(crate) fn six_bits(low: &[u8], high: &[u8], i: usize) -> i8 {
+    let (half, group, j) = (i / 128, i % 128 / 32, i % 32);
+    let four = low[64 * half + 32 * (group % 2) + j] >> (4 * (group / 2)) & 15;
+    let two = high[32 * half + j] >> (2 * group) & 3;
+    (four | two << 4) as i8 - 32
 }
 
 #[cfg(test)]

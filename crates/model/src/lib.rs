@@ -9,6 +9,7 @@ mod files;
 mod generate;
 mod gguf;
 mod gguf_blocks;
+mod gguf_pack;
 #[cfg(test)]
 mod gguf_writer;
 #[cfg(feature = "hub")]
@@ -27,6 +28,7 @@ mod spec;
 mod template;
 mod tokenizer;
 mod vocabulary;
+mod weights;
 
 pub use chat::{ChatTemplate, Encoded, GenerationPrompt, Message};
 pub use checkpoint::Checkpoint;
@@ -43,3 +45,4 @@ pub use llama::Llama;
 pub use pretrained::Pretrained;
 pub use spec::ModelSpec;
 pub use tokenizer::Tokenizer;
+pub use weights::Weights;

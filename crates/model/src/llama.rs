@@ -1,22 +1,22 @@
 //! The Llama family: RMS norm, rotary embedding, grouped-query attention, SwiGLU.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use realign_core::{Batch, Cache, Hook, HookPoint, LanguageModel, Shape, Site, Until, Weight, ids};
-use realign_tensor::{attention, product, rms_norm, rotary, swiglu};
+use realign_core::{Batch, Cache, Hook, HookPoint, LanguageModel, Shape, Site, Until, Weight};
+use realign_tensor::{Frozen, Packed, attention, rms_norm, rotary, swiglu};
 
-use crate::{Checkpoint, Error, LlamaConfig};
+use crate::{Checkpoint, Error, LlamaConfig, Weights};
 
-/// One transformer block's weights; linear maps are `[d_in, d_out]`.
+/// One transformer block's weights.
 #[derive(Clone, Debug)]
 struct Block {
     attn_norm: Tensor<1>,
     mlp_norm: Tensor<1>,
-    linear: [Tensor<2>; 7],
+    linear: [Frozen; 7],
 }
 
 /// A Llama-family language model (Touvron et al. 2023) with hook points.
@@ -27,20 +27,49 @@ pub struct Llama {
     config: LlamaConfig,
     shape: Shape,
     device: Device,
-    embedding: Tensor<2>,
-    unembedding: Tensor<2>,
+    embedding: Frozen,
+    unembedding: Unembedding,
     blocks: Vec<Block>,
     norm: Tensor<1>,
     /// Cosines and sines `[context, d_head / 2]` of every position.
     rope: Arc<(Vec<f32>, Vec<f32>)>,
 }
 
+/// The map to logits, and the same in f32 once somebody has asked for it.
+#[derive(Clone, Debug)]
+struct Unembedding {
+    map: Frozen,
+    dense: Arc<OnceLock<Tensor<2>>>,
+}
+
+impl From<Frozen> for Unembedding {
+    fn from(map: Frozen) -> Self {
+        Self {
+            map,
+            dense: Arc::default(),
+        }
+    }
+}
+
 impl Llama {
-    /// Reads every weight of a checkpoint.
+    /// Reads every weight of a checkpoint, in f32.
     ///
     /// # Errors
     /// A weight is missing, has another shape than the configuration says, or holds a value that is not finite.
     pub fn load(config: &LlamaConfig, checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
+        Self::load_as(config, checkpoint, Weights::F32, device)
+    }
+
+    /// Reads every weight of a checkpoint; the matrices are kept as `weights` says.
+    ///
+    /// # Errors
+    /// As [`Llama::load`].
+    pub fn load_as(
+        config: &LlamaConfig,
+        checkpoint: &Checkpoint,
+        weights: Weights,
+        device: &Device,
+    ) -> Result<Self, Error> {
         let read = |name: &str, wanted: &[usize]| -> Result<Vec<f32>, Error> {
             let (found, data) = checkpoint.tensor(name)?;
             if found != wanted {
@@ -66,19 +95,46 @@ impl Llama {
             let data = read(name, &[shape.d_model])?;
             Ok(Tensor::from_data(TensorData::new(data, [shape.d_model]), device))
         };
-        let table = |name: &str| -> Result<Tensor<2>, Error> {
+        // Stored [out, in].
+        let matrix = |name: &str, size: [usize; 2]| -> Result<Frozen, Error> {
+            let packed = match weights {
+                Weights::F32 => None,
+                Weights::Bf16 => Some(Packed::bf16(&read(name, &size)?, size)),
+                // Its blocks are 32 wide.
+                Weights::Q8 if size[1].is_multiple_of(32) => Some(Packed::q8(&read(name, &size)?, size)),
+                Weights::Q8 => None,
+                Weights::Stored => checkpoint.packed(name)?,
+            };
+            match packed {
+                Some(packed) if packed.shape() != size => Err(Error::format(
+                    checkpoint.path(),
+                    name,
+                    format!("shape {size:?}"),
+                    format!("{:?}", packed.shape()),
+                )),
+                Some(packed) => Ok(Frozen::packed(packed, device)),
+                None => {
+                    // Kept [in, out], so that the forward product reads both operands row by row.
+                    let data = transposed(&read(name, &size)?, size[0], size[1]);
+                    Ok(Tensor::from_data(TensorData::new(data, [size[1], size[0]]), device).into())
+                }
+            }
+        };
+        let table = |name: &str| -> Result<Frozen, Error> {
             let size = [shape.vocab, shape.d_model];
-            Ok(Tensor::from_data(TensorData::new(read(name, &size)?, size), device))
+            match weights {
+                // Kept [vocab, d_model], so that a token's row lies in one piece.
+                Weights::F32 => {
+                    let table: Tensor<2> = Tensor::from_data(TensorData::new(read(name, &size)?, size), device);
+                    Ok(table.transpose().into())
+                }
+                _ => matrix(name, size),
+            }
         };
         let blocks = (0..shape.n_layers).map(|layer| {
-            let linear = |site: Site| -> Result<Tensor<2>, Error> {
+            let linear = |site: Site| -> Result<Frozen, Error> {
                 let [d_in, d_out] = shape.linear(site);
-                let data = read(&format!("model.layers.{layer}.{}.weight", site.path()), &[d_out, d_in])?;
-                // Stored [out, in]; kept [in, out], so that the forward product reads both operands row by row.
-                Ok(Tensor::from_data(
-                    TensorData::new(transposed(&data, d_out, d_in), [d_in, d_out]),
-                    device,
-                ))
+                matrix(&format!("model.layers.{layer}.{}.weight", site.path()), [d_out, d_in])
             };
             let [q, k, v, o, gate, up, down] = Site::ALL;
             Ok(Block {
@@ -126,23 +182,24 @@ impl Llama {
             mlp_norm: ones(),
             linear: Site::ALL.map(|site| {
                 let [d_in, d_out] = shape.linear(site);
-                matrix(d_in, d_out, (d_in as f32).powf(-0.5))
+                matrix(d_in, d_out, (d_in as f32).powf(-0.5)).into()
             }),
         });
         let blocks = blocks.collect();
-        let embedding = matrix(shape.vocab, shape.d_model, 1.0);
+        let mut table = |scale| Frozen::from(matrix(shape.vocab, shape.d_model, scale).transpose());
+        let embedding = table(1.0);
         let unembedding = if config.tied {
             embedding.clone()
         } else {
-            matrix(shape.vocab, shape.d_model, (shape.d_model as f32).powf(-0.5))
+            table((shape.d_model as f32).powf(-0.5))
         };
         Self::new(config, embedding, unembedding, blocks, ones(), device)
     }
 
     fn new(
         config: &LlamaConfig,
-        embedding: Tensor<2>,
-        unembedding: Tensor<2>,
+        embedding: Frozen,
+        unembedding: Frozen,
         blocks: Vec<Block>,
         norm: Tensor<1>,
         device: &Device,
@@ -154,7 +211,7 @@ impl Llama {
             shape,
             device: device.clone(),
             embedding,
-            unembedding,
+            unembedding: unembedding.into(),
             blocks,
             norm,
             rope,
@@ -225,7 +282,7 @@ impl Llama {
     }
 
     fn linear(&self, layer: usize, site: Site, x: &Tensor<2>, batch: &Batch, hook: &mut dyn Hook) -> Tensor<2> {
-        let y = product(x.clone(), self.blocks[layer].linear[site as usize].clone());
+        let y = self.blocks[layer].linear[site as usize].apply(x.clone());
         let at = HookPoint::LinearIn { layer, site };
         if hook.wants(at)
             && let Some(delta) = hook.linear(at, x, batch)
@@ -267,7 +324,7 @@ impl LanguageModel for Llama {
     }
 
     fn run(&self, batch: &Batch, until: Until, cache: Option<&mut Cache>, hook: &mut dyn Hook) -> Tensor<2> {
-        let embedded = self.embedding.clone().select(0, ids(batch.ids(), &self.device));
+        let embedded = self.embedding.rows(batch.ids());
         let x = stream(hook, HookPoint::Embed, embedded, batch);
         match until {
             Until::End => {
@@ -284,23 +341,31 @@ impl LanguageModel for Llama {
     }
 
     fn unembedding(&self) -> Tensor<2> {
-        self.unembedding.clone()
+        let Unembedding { map, dense } = &self.unembedding;
+        dense.get_or_init(|| map.dense().transpose()).clone()
+    }
+
+    fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.unembedding.map.apply(hidden)
     }
 
     fn linear_weight(&self, layer: usize, site: Site) -> Tensor<2> {
-        self.blocks[layer].linear[site as usize].clone()
+        self.blocks[layer].linear[site as usize].dense()
     }
 
     fn edited(&self, edit: &mut dyn FnMut(Weight, Tensor<2>) -> Tensor<2>) -> Box<dyn LanguageModel> {
         let mut model = self.clone();
-        model.embedding = edit(Weight::Embedding, model.embedding);
+        model.embedding = edit(Weight::Embedding, model.embedding.dense().transpose())
+            .transpose()
+            .into();
         for (layer, block) in model.blocks.iter_mut().enumerate() {
             for site in Site::ALL {
                 let weight = &mut block.linear[site as usize];
-                *weight = edit(Weight::Linear { layer, site }, weight.clone());
+                *weight = edit(Weight::Linear { layer, site }, weight.dense()).into();
             }
         }
-        model.unembedding = edit(Weight::Unembedding, model.unembedding);
+        let unembedding = edit(Weight::Unembedding, self.unembedding()).transpose();
+        model.unembedding = Frozen::from(unembedding).into();
         Box::new(model)
     }
 

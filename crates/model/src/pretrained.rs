@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use crate::{Access, ChatTemplate, Checkpoint, Error, Llama, Result, Tokenizer};
+use crate::{Access, ChatTemplate, Checkpoint, Error, Llama, Result, Tokenizer, Weights};
 
 /// A model, its tokenizer and its chat template, read from one GGUF or one Hugging Face folder.
 #[derive(Debug)]
@@ -25,14 +25,14 @@ impl Pretrained {
     /// # Errors
     /// Whatever is missing or malformed, by file and field.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        Self::load_with(path, Access::default(), device)
+        Self::load_with(path, Access::default(), Weights::default(), device)
     }
 
-    /// [`Pretrained::load`] with a choice between mapping the file and reading it.
+    /// [`Pretrained::load`] with a choice between mapping the file and reading it, and of the bits to keep weights in.
     ///
     /// # Errors
     /// As [`Pretrained::load`].
-    pub fn load_with(path: &Path, access: Access, device: &Device) -> Result<Self> {
+    pub fn load_with(path: &Path, access: Access, weights: Weights, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open_with(path, access)?;
         let (tokenizer, template) = match checkpoint.gguf() {
             Some(gguf) => (Tokenizer::from_gguf(gguf)?, ChatTemplate::from_gguf(gguf)?),
@@ -46,7 +46,7 @@ impl Pretrained {
         };
         let none = || Error::format(path, "chat template", "a template, as chat models have", "none");
         let template = template.ok_or_else(none)?;
-        let model = Llama::load(&checkpoint.config()?, &checkpoint, device)?;
+        let model = Llama::load_as(&checkpoint.config()?, &checkpoint, weights, device)?;
         Ok(Self {
             model,
             tokenizer,

@@ -10,7 +10,8 @@ use std::sync::LazyLock;
 use burn::tensor::{Device, Tensor};
 use realign_core::{Batch, HookPoint, LanguageModel, Record};
 use realign_model::{
-    Access, Checkpoint, Encoded, GenerateConfig, GenerationPrompt, Llama, Message, Pretrained, Tokenizer, export, known,
+    Access, Checkpoint, Encoded, GenerateConfig, GenerationPrompt, Llama, Message, Pretrained, Tokenizer, Weights,
+    export, known,
 };
 use serde::Deserialize;
 
@@ -21,13 +22,13 @@ use serde::Deserialize;
 const LOGITS: f32 = 2e-4;
 const ACTIVATIONS: f32 = 1e-4;
 
-static SMOL: LazyLock<Pretrained> = LazyLock::new(|| {
-    let path = match std::env::var_os("REALIGN_TEST_MODEL") {
-        Some(path) => PathBuf::from(path),
-        None => known::get(known::SMOLLM2, &mut |_, _| ControlFlow::Continue(())).unwrap_or_else(|e| panic!("{e}")),
-    };
-    Pretrained::load(&path, &Device::flex()).unwrap_or_else(|e| panic!("{e}"))
+static SMOL_PATH: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("REALIGN_TEST_MODEL") {
+    Some(path) => PathBuf::from(path),
+    None => known::get(known::SMOLLM2, &mut |_, _| ControlFlow::Continue(())).unwrap_or_else(|e| panic!("{e}")),
 });
+
+static SMOL: LazyLock<Pretrained> =
+    LazyLock::new(|| Pretrained::load(&SMOL_PATH, &Device::flex()).unwrap_or_else(|e| panic!("{e}")));
 
 #[derive(Deserialize)]
 struct Logits {
@@ -304,4 +305,48 @@ fn an_exported_folder_is_the_same_model_with_the_weights_that_were_changed() {
     let (ours, theirs) = (logits(&back.model), logits(&*halved));
     assert_eq!(ours, theirs);
     assert_ne!(ours, logits(&smol.model));
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the measured losses, with --nocapture")]
+fn weights_in_fewer_bits_cost_what_the_docs_say() {
+    let path = SMOL_PATH.clone();
+    let ids: Vec<u32> = SMOL.tokenizer.encode_text(
+        "The water cycle moves water between the sea, the air and the land. The sun warms the sea, water rises as vapour, \
+         cools into clouds, and falls as rain or snow. Rivers carry it back to the sea.",
+    );
+    let batch = Batch::packed([&ids]);
+    let outcome = |model: &Llama| -> (Vec<f32>, f32) {
+        let hidden = model.forward(&batch, &mut ());
+        let targets: Vec<u32> = ids[1..].to_vec();
+        let before = realign_core::rows(hidden.clone(), &(0..ids.len() - 1).collect::<Vec<_>>());
+        let loss = floats(model.nll(before, &targets)).iter().sum::<f32>() / targets.len() as f32;
+        (floats(model.logits(hidden)), loss)
+    };
+    let (wanted, loss) = outcome(&SMOL.model);
+    // Largest difference of a logit and of the mean loss in nats; the stored bits are the same numbers.
+    for (weights, logits, nats) in [
+        (Weights::Stored, 2e-4, 1e-5),
+        (Weights::Bf16, 0.5, 0.01),
+        (Weights::Q8, 1.0, 0.02),
+    ] {
+        let model = Pretrained::load_with(&path, Access::default(), weights, &Device::flex())
+            .unwrap()
+            .model;
+        let (found, with) = outcome(&model);
+        let off = largest_difference(found, &wanted);
+        println!("{weights}: logits within {off:.1e}, loss {with:.5} instead of {loss:.5}");
+        assert!(off <= logits, "{weights}: a logit is off by {off}");
+        assert!((with - loss).abs() <= nats, "{weights}: loss {with}, not {loss}");
+    }
+}
+
+#[test]
+fn stored_weights_sample_the_same_tokens() {
+    let stored = Pretrained::load_with(&SMOL_PATH, Access::default(), Weights::Stored, &Device::flex()).unwrap();
+    let prompts =
+        ["Once upon a time", "The capital of France is", "2 + 2 ="].map(|text| SMOL.tokenizer.encode_text(text));
+    let config = GenerateConfig::new(12);
+    let answers = |model: &Llama| config.generate(model, &mut (), &prompts, &mut |_, _| ControlFlow::Continue(()));
+    assert_eq!(answers(&stored.model), answers(&SMOL.model));
 }

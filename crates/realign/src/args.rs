@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use realign_model::Weights;
 
 /// Detect, explain, steer and undo emergent misalignment in language models.
 #[derive(Parser)]
@@ -28,6 +29,9 @@ pub struct Global {
         help_heading = "Everywhere"
     )]
     pub device: String,
+    /// How a model's weights are kept: f32, bf16, q8, or stored (a GGUF's own bits, with the same values as f32)
+    #[arg(long, global = true, default_value_t, help_heading = "Everywhere")]
+    pub weights: Weights,
     /// Print one JSON object to standard output instead of text
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub json: bool,

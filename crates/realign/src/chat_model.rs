@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use realign_core::{Hook, LanguageModel};
 use realign_data::Sample;
 use realign_eval::Encode;
-use realign_model::{Access, ChatTemplate, GenerateConfig, GenerationPrompt, Message, Pretrained, Tokenizer};
+use realign_model::{Access, ChatTemplate, GenerateConfig, GenerationPrompt, Message, Pretrained, Tokenizer, Weights};
 
 use crate::error::{Failure, Result};
 use crate::progress::check_stop;
@@ -29,13 +29,13 @@ pub struct ChatModel {
 
 impl ChatModel {
     /// Reads a model's files.
-    pub fn load(name: &str, path: &Path, access: Access, device: &Device) -> Result<Self> {
+    pub fn load(name: &str, path: &Path, access: Access, weights: Weights, device: &Device) -> Result<Self> {
         let Pretrained {
             model,
             tokenizer,
             template,
             sha256,
-        } = Pretrained::load_with(path, access, device)?;
+        } = Pretrained::load_with(path, access, weights, device)?;
         Ok(Self {
             name: name.to_owned(),
             sha256,

@@ -28,17 +28,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// `--version`: the release, the commit, burn's version and the devices of this build.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("REALIGN_COMMIT"), ", burn 0.22)");
 
-/// Freed pages stay ours: giving them back and taking them again costs a quarter of a training step in cleared pages.
-#[allow(unsafe_code)]
-fn keep_memory() {
-    /// `mi_option_purge_delay` of mimalloc 2 and 3, which the bindings do not name.
-    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-    // SAFETY: sets one of the allocator's own options, which is allowed at any time.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
-}
-
 fn main() -> ExitCode {
-    keep_memory();
+    realign::keep_memory();
     let cli = Cli::parse();
     progress::install_handler();
     tracing_subscriber::fmt()

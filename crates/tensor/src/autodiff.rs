@@ -14,10 +14,12 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, TensorMetadata};
 use burn::tensor::Shape;
 
-use crate::{Spans, TensorOps};
+use crate::{Packed, Spans, TensorOps};
 
 #[derive(Debug)]
 struct Product;
+#[derive(Debug)]
+struct PackedProduct;
 #[derive(Debug)]
 struct RmsNorm;
 #[derive(Debug)]
@@ -47,6 +49,17 @@ impl<B: TensorOps> Backward<B, 2> for Product {
         }
         if let (Some(node), Some(a)) = (b_node, a) {
             grads.register::<B>(node.id, B::product(B::float_transpose(a), grad));
+        }
+    }
+}
+
+impl<B: TensorOps> Backward<B, 1> for PackedProduct {
+    type State = (Arc<Packed>, bool);
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (w, transposed) = ops.state;
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::packed_product(grad, w, !transposed));
         }
     }
 }
@@ -190,6 +203,17 @@ impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
                 prep.finish((tracks_b.then_some(a), tracks_a.then_some(b)), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::product(a, b)),
+        }
+    }
+
+    fn packed_product(x: FloatTensor<Self>, w: Arc<Packed>, transposed: bool) -> FloatTensor<Self> {
+        let (x, guard) = x.into_parts();
+        match PackedProduct.prepare::<C>([guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::packed_product(x, w.clone(), transposed);
+                prep.finish((w, transposed), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::packed_product(x, w, transposed)),
         }
     }
 

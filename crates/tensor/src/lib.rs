@@ -4,6 +4,7 @@ mod adamw;
 mod autodiff;
 #[cfg(feature = "flex")]
 mod flex;
+mod frozen;
 mod functions;
 mod lanes;
 #[cfg(feature = "tch")]
@@ -21,15 +22,18 @@ mod libtorch;
 )]
 #[allow(deprecated)]
 mod ops;
+mod packed;
 mod spans;
 
 pub use adamw::AdamWStep;
+pub use frozen::{Frozen, packed_product};
 pub use functions::{
     adamw, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu,
     top_k,
 };
 pub use lanes::{lanes, side_by_side};
 pub use ops::TensorOps;
+pub use packed::{Blocks, Packed};
 pub use spans::{Span, Spans};
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]

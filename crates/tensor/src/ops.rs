@@ -6,7 +6,7 @@ use burn::backend::tensor::{FloatTensor, IndexingUpdateOp, IntTensor};
 use burn::backend::{Backend, TensorMetadata, backend_extension};
 use burn::tensor::{Shape, TensorData};
 
-use crate::{AdamWStep, Spans};
+use crate::{AdamWStep, Packed, Spans};
 
 /// Tokens whose logits exist at one time in [`TensorOps::cross_entropy`].
 pub(crate) const CROSS_ENTROPY_CHUNK: usize = 256;
@@ -27,6 +27,13 @@ pub trait TensorOps: Backend {
     /// Matrix product `[m, k] · [k, n]`; either operand may be a transposed view.
     fn product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(a, b)
+    }
+
+    /// `x · wᵀ`, or `x · w` where `transposed`, for a packed weight `[d_out, d_in]`.
+    fn packed_product(x: FloatTensor<Self>, w: Arc<Packed>, transposed: bool) -> FloatTensor<Self> {
+        let w = Self::float_from_data(TensorData::new(w.to_vec(), w.shape()), &x.device());
+        let w = if transposed { w } else { Self::float_transpose(w) };
+        Self::float_matmul(x, w)
     }
 
     /// `y = x / sqrt(mean(x²) + eps) · weight`, per row.

@@ -64,7 +64,7 @@ pub fn open(
     let manifest = Manifest {
         schema: 1,
         command: command_words(),
-        config: serde_json::json!({"plan": plan, "judge": evaluation.judge}),
+        config: serde_json::json!({"plan": plan, "judge": evaluation.judge, "weights": context.global.weights.to_string()}),
         model,
         data,
         versions: versions

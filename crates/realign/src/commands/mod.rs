@@ -77,7 +77,7 @@ impl Context {
     /// The model that a specification names, fetched if need be.
     pub fn model(&self, spec: &str) -> Result<ChatModel> {
         let path = resolve::model(spec, self.show)?;
-        ChatModel::load(spec, &path, self.access(), &self.device)
+        ChatModel::load(spec, &path, self.access(), self.global.weights, &self.device)
     }
 
     /// A model with an adapter merged in.

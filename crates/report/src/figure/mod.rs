@@ -18,6 +18,9 @@ pub use ticks::{Ticks, ticks};
 
 pub use crate::number::Unit;
 
+/// The style sheet that figures need around them: the page's, light and dark.
+pub const STYLE: &str = include_str!("../../templates/report.css");
+
 /// The width that a figure is drawn for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {

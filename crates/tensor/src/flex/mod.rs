@@ -4,6 +4,7 @@ mod attention;
 mod cross_entropy;
 mod elementwise;
 mod few_rows;
+mod packed;
 mod product;
 mod simd;
 mod sparse;
@@ -16,7 +17,7 @@ use burn::backend::Flex;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::DType;
 
-use crate::{AdamWStep, Spans, TensorOps};
+use crate::{AdamWStep, Packed, Spans, TensorOps};
 
 /// Everything here computes in f32; other precisions take the reference bodies' route in the caller.
 pub(crate) fn assert_f32(tensor: &FloatTensor<Flex>) {
@@ -26,6 +27,10 @@ pub(crate) fn assert_f32(tensor: &FloatTensor<Flex>) {
 impl TensorOps for Flex {
     fn product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         product::product(&a, &b)
+    }
+
+    fn packed_product(x: FloatTensor<Self>, w: Arc<Packed>, transposed: bool) -> FloatTensor<Self> {
+        packed::product(&x, &w, transposed)
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {

@@ -13,7 +13,6 @@ use super::view::{dims, float};
 const PARALLEL: usize = 1 << 18;
 
 /// `[m, k] · [k, n]` with any strides.
-#[allow(unsafe_code)]
 pub(super) fn product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
     super::assert_f32(a);
     super::assert_f32(b);
@@ -25,8 +24,6 @@ pub(super) fn product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
     let (a, b) = (forwards(a), forwards(b));
     let (a_data, [a_row, a_column]) = strided(&a);
     let (b_data, [b_row, b_column]) = strided(&b);
-    check(a_data.len(), [m, k], [a_row, a_column]);
-    check(b_data.len(), [k, n], [b_row, b_column]);
     if m <= few_rows::MOST_ROWS && k > 1 && a_row == k as isize && a_column == 1 {
         if (b_row, b_column) == (n as isize, 1) {
             return float(few_rows::product(a_data, b_data, [m, k, n]), &[m, n]);
@@ -35,6 +32,21 @@ pub(super) fn product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
             return float(few_rows::product_transposed(a_data, b_data, [m, k, n]), &[m, n]);
         }
     }
+    float(
+        product_of((a_data, [a_row, a_column]), (b_data, [b_row, b_column]), [m, k, n]),
+        &[m, n],
+    )
+}
+
+/// `[m, k] · [k, n]` of elements at `row · stride + column · stride` of two slices, by the gemm crate.
+#[allow(unsafe_code)]
+pub(super) fn product_of(
+    (a, a_strides): (&[f32], [isize; 2]),
+    (b, b_strides): (&[f32], [isize; 2]),
+    [m, k, n]: [usize; 3],
+) -> Vec<f32> {
+    check(a.len(), [m, k], a_strides);
+    check(b.len(), [k, n], b_strides);
     let parallelism = if m * n * k < PARALLEL {
         Parallelism::None
     } else {
@@ -53,12 +65,12 @@ pub(super) fn product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
             1,
             n as isize,
             false,
-            a_data.as_ptr(),
-            a_column,
-            a_row,
-            b_data.as_ptr(),
-            b_column,
-            b_row,
+            a.as_ptr(),
+            a_strides[1],
+            a_strides[0],
+            b.as_ptr(),
+            b_strides[1],
+            b_strides[0],
             0.0,
             1.0,
             false,
@@ -68,7 +80,7 @@ pub(super) fn product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
         );
         out.set_len(m * n);
     }
-    float(out, &[m, n])
+    out
 }
 
 /// The tensor, or a copy where an axis runs backwards: [`strided`] looks only behind the first element.

@@ -8,3 +8,4 @@ mod gradients;
 mod misuse;
 mod numbers;
 mod operations;
+mod packed;

@@ -1,0 +1,95 @@
+//! What this machine can do: the ceilings under which floors are computed, and whether it is idle enough to measure.
+
+use std::time::Instant;
+
+use rayon::prelude::*;
+use realign::burn::tensor::Device;
+use realign::tensor::product;
+use realign_bench::numbers;
+use serde::Serialize;
+
+/// The machine and its measured ceilings.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// The processor's name.
+    pub cpu: String,
+    /// Threads that this process may use.
+    pub threads: usize,
+    /// Floating-point operations of a large f32 product, in 10⁹ a second, all threads: the best of several.
+    pub gflops: f64,
+    /// Bytes read from memory, in 10⁹ a second, all threads: the best of several.
+    pub read_gb_s: f64,
+}
+
+impl Machine {
+    /// Measures it; takes about two seconds.
+    pub fn measure() -> Self {
+        let device = Device::flex();
+        let (a, b) = (numbers([1024, 1024], &device), numbers([1024, 1024], &device));
+        let work = 2.0 * 1024f64.powi(3);
+        let gflops = best(10, || drop(product(a.clone(), b.clone()).into_data()));
+        // Larger than any cache here.
+        let big = vec![1f32; 256 << 20];
+        let read = best(3, || {
+            let sum: f32 = big
+                .par_chunks(1 << 20)
+                .map(|part| {
+                    let mut lanes = [0f32; 64];
+                    for chunk in part.chunks_exact(64) {
+                        for i in 0..64 {
+                            lanes[i] += chunk[i];
+                        }
+                    }
+                    lanes.iter().sum::<f32>()
+                })
+                .sum();
+            std::hint::black_box(sum);
+        });
+        Self {
+            cpu: cpu(),
+            threads: rayon::current_num_threads(),
+            gflops: work / gflops / 1e9,
+            read_gb_s: (big.len() * 4) as f64 / read / 1e9,
+        }
+    }
+
+    /// The least seconds for this much arithmetic and this much of memory to read.
+    pub fn floor(&self, flops: f64, bytes: f64) -> f64 {
+        (flops / (self.gflops * 1e9)).max(bytes / (self.read_gb_s * 1e9))
+    }
+}
+
+fn best(runs: usize, mut f: impl FnMut()) -> f64 {
+    let one = |_| {
+        let start = Instant::now();
+        f();
+        start.elapsed().as_secs_f64()
+    };
+    (0..runs).map(one).fold(f64::INFINITY, f64::min)
+}
+
+fn cpu() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.to_owned())
+}
+
+/// Processes that were running or waiting over the last minute; nothing where the system does not say.
+pub fn load() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg")
+        .ok()?
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// The peak memory of this process in MiB; 0 where the system does not say.
+pub fn peak_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}

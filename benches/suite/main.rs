@@ -1,0 +1,261 @@
+//! Whole jobs on several devices beside the Python stack, in turn, as ratios.
+//!
+//! ```text
+//! cargo run --release -p realign-bench -- --devices flex --baseline torch --out bench.json
+//! ```
+
+mod jobs;
+mod machine;
+mod opponent;
+mod outcome;
+mod work;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Parser;
+use realign::model::known;
+
+use machine::Machine;
+use opponent::Opponent;
+use outcome::{Outcome, Report};
+use work::{JOBS, Job};
+
+/// The middle layer of the model.
+const LAYER: usize = 15;
+/// Texts of a batch.
+const TEXTS: usize = 4;
+/// Tokens of a text.
+const TOKENS: usize = 128;
+
+/// Compares Realign's speed and memory with the Python stack's, job by job, both sides in turn.
+#[derive(Parser)]
+#[command(name = "realign-bench", max_term_width = 100)]
+struct Args {
+    /// Devices to measure; the first one is compared with the baseline
+    #[arg(long, value_delimiter = ',', default_value = "flex")]
+    devices: Vec<String>,
+    /// What to compare with: torch, llama (llama.cpp, for generation from stored weights), none
+    #[arg(long, value_delimiter = ',', default_value = "torch")]
+    baseline: Vec<String>,
+    /// Where results go; the page is written beside it as .html
+    #[arg(long, default_value = "bench.json")]
+    out: PathBuf,
+    /// Only these jobs
+    #[arg(long, value_delimiter = ',')]
+    jobs: Vec<String>,
+    /// Repetitions of each job on each side
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// The Python of the baseline; without it one is set up in target/bench-venv
+    #[arg(long, env = "REALIGN_PYTHON")]
+    python: Option<PathBuf>,
+    /// Measure although the machine is busy
+    #[arg(long)]
+    force: bool,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    realign::keep_memory();
+    // A worker is this program again.
+    let words: Vec<String> = std::env::args().collect();
+    if let [_, word, device, gguf, work] = &words[..]
+        && word == "worker"
+    {
+        return jobs::serve(device, Path::new(gguf), Path::new(work));
+    }
+    compare(&Args::parse())
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr)]
+fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
+    if let Some(unknown) = args.jobs.iter().find(|name| JOBS.iter().all(|job| job.name != **name)) {
+        let known: Vec<&str> = JOBS.iter().map(|job| job.name).collect();
+        return Err(format!("--jobs {unknown}: expected some of {}", known.join(", ")).into());
+    }
+    if let Some(unknown) = args
+        .baseline
+        .iter()
+        .find(|b| !["torch", "llama", "none"].contains(&b.as_str()))
+    {
+        return Err(format!("--baseline {unknown}: expected some of torch, llama, none").into());
+    }
+    let busy = machine::load().filter(|load| *load > 0.5 && !args.force);
+    if let Some(load) = busy {
+        let why = format!("{load} processes were running over the last minute");
+        return Err(format!("{why}: figures would be worthless; wait, or --force").into());
+    }
+    let gguf = known::get(known::SMOLLM2, &mut |_, _| ControlFlow::Continue(()))?;
+    let folder = tempfile::tempdir()?;
+    jobs::write_sae(folder.path())?;
+    let baselines: Vec<&str> = args
+        .baseline
+        .iter()
+        .map(String::as_str)
+        .filter(|b| *b != "none")
+        .collect();
+    let python = match (&args.python, baselines.is_empty()) {
+        (_, true) => None,
+        (Some(python), _) => Some(python.clone()),
+        (None, _) => Some(set_up_python(&baselines)?),
+    };
+    let sides = Sides {
+        gguf,
+        work: folder.path().to_owned(),
+        python,
+    };
+    eprintln!("measuring the machine");
+    let machine = Machine::measure();
+    let mut report = Report::new(machine, args.devices.clone());
+    // One process for each side, so that each loads what it needs once.
+    let mut running = BTreeMap::new();
+    for job in JOBS {
+        if args.jobs.is_empty() || args.jobs.iter().any(|name| name == job.name) {
+            eprintln!("{}: {}", job.name, job.about);
+            let outcome = one(job, args, &baselines, &sides, &mut running, &report.machine)?;
+            report.add(job, outcome);
+            report.write(&args.out)?;
+        }
+    }
+    for opponent in running.values_mut() {
+        let (_, versions) = opponent.memory()?;
+        report.versions(&versions);
+    }
+    report.write(&args.out)?;
+    println!("{}", report.table());
+    println!(
+        "{} and {}",
+        args.out.display(),
+        args.out.with_extension("html").display()
+    );
+    Ok(())
+}
+
+/// The processes that there can be.
+struct Sides {
+    gguf: PathBuf,
+    work: PathBuf,
+    python: Option<PathBuf>,
+}
+
+impl Sides {
+    /// `realign:DEVICE`, `torch:f32`, `torch:bf16` or `llama`; the Python ones with an allocator that keeps its memory:
+    /// glibc's own settings give large blocks back at once, and clear their pages again.
+    fn start(&self, name: &str, keep: bool) -> Result<Opponent, Box<dyn Error>> {
+        let mut command = match (name.split_once(':'), &self.python) {
+            (Some(("realign", device)), _) => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("worker").arg(device).arg(&self.gguf).arg(&self.work);
+                command
+            }
+            (_, Some(python)) => {
+                let mut command = Command::new(python);
+                let script = concat!(env!("CARGO_MANIFEST_DIR"), "/baseline.py");
+                let precision = name.strip_prefix("torch:").unwrap_or(name);
+                command.arg(script).arg(&self.gguf).arg(&self.work).arg(precision);
+                if keep {
+                    command.env("MALLOC_MMAP_THRESHOLD_", (4u64 << 30).to_string());
+                    command.env("MALLOC_TRIM_THRESHOLD_", (16u64 << 30).to_string());
+                }
+                command
+            }
+            (_, None) => return Err(format!("{name} needs Python").into()),
+        };
+        Opponent::start(name, &mut command)
+    }
+}
+
+/// One job on all its sides: agreement first, then repetitions in turn.
+#[allow(clippy::print_stderr)]
+fn one(
+    job: &Job,
+    args: &Args,
+    baselines: &[&str],
+    sides: &Sides,
+    running: &mut BTreeMap<String, Opponent>,
+    machine: &Machine,
+) -> Result<Outcome, Box<dyn Error>> {
+    let ours = args
+        .devices
+        .iter()
+        .map(|device| (format!("realign:{device}"), job.ours));
+    let theirs = job
+        .theirs
+        .iter()
+        .filter(|(name, _)| baselines.iter().any(|b| name.starts_with(b)));
+    let entries: Vec<(String, &str)> = ours
+        .chain(theirs.map(|(name, job)| ((*name).to_owned(), *job)))
+        .collect();
+    let mut outcome = Outcome::new(job.floor(machine));
+    if job.is_memory() {
+        for (name, of) in entries {
+            // A fresh process: its peak is this job's.
+            let mut opponent = sides.start(&name, false)?;
+            opponent.prepare(of)?;
+            opponent.run(job.steps)?;
+            outcome.add(&name, of, vec![opponent.memory()?.0]);
+        }
+        return Ok(outcome);
+    }
+    let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); entries.len()];
+    let mut prepared = vec![""; entries.len()];
+    let mut agreed: Option<Vec<f64>> = None;
+    for run in 0..=args.runs {
+        for i in 0..entries.len() {
+            // A B, then B A.
+            let i = if run % 2 == 0 { i } else { entries.len() - 1 - i };
+            let (name, of) = &entries[i];
+            if !running.contains_key(name) {
+                running.insert(name.clone(), sides.start(name, true)?);
+            }
+            let opponent = running.get_mut(name).expect("it was started");
+            let several = entries.iter().filter(|(other, _)| other == name).count() > 1;
+            if prepared[i] != *of || several {
+                let check = opponent.prepare(of)?;
+                prepared[i] = of;
+                if name.starts_with("realign") || name.ends_with("f32") {
+                    match &agreed {
+                        Some(agreed) => outcome::agree(job.name, name, agreed, &check)?,
+                        None => agreed = Some(check),
+                    }
+                }
+            }
+            let took = opponent.run(job.steps)?;
+            // The first round warms caches and is not counted.
+            if run > 0 {
+                seconds[i].push(took);
+            }
+            eprintln!("  {name} {of}: {took:.4}");
+        }
+    }
+    for ((name, of), seconds) in entries.iter().zip(seconds) {
+        outcome.add(name, of, seconds);
+    }
+    Ok(outcome)
+}
+
+/// A virtual environment with the baseline's packages; made on first use, which takes minutes and gigabytes.
+#[allow(clippy::print_stderr)]
+fn set_up_python(baselines: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-venv");
+    let python = venv.join("bin/python");
+    let run = |command: &mut Command| -> Result<(), Box<dyn Error>> {
+        match command.status()?.success() {
+            true => Ok(()),
+            false => Err(format!("{command:?} failed; --python PATH takes an environment of your own").into()),
+        }
+    };
+    eprintln!("the baseline's Python packages, in {}", venv.display());
+    if !python.exists() {
+        run(Command::new("python3").arg("-m").arg("venv").arg(&venv))?;
+    }
+    let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/requirements.txt");
+    run(Command::new(&python).args(["-m", "pip", "install", "-q", "-r", requirements]))?;
+    if baselines.contains(&"llama") {
+        run(Command::new(&python).args(["-m", "pip", "install", "-q", "llama-cpp-python"]))?;
+    }
+    Ok(python)
+}

@@ -1,0 +1,101 @@
+//! A linear map's weight that never changes.
+
+use std::sync::Arc;
+
+use burn::backend::Dispatch;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::{Packed, TensorOps, product};
+
+/// A frozen linear map `[d_in, d_out]`, in f32 on its device or packed in fewer bits.
+///
+/// Gradients go through it to its input, never to it.
+#[derive(Clone, Debug)]
+pub struct Frozen(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Dense(Tensor<2>),
+    Packed(Arc<Packed>, Device),
+}
+
+impl From<Tensor<2>> for Frozen {
+    /// A weight `[d_in, d_out]` in f32.
+    fn from(weight: Tensor<2>) -> Self {
+        Self(Kind::Dense(weight))
+    }
+}
+
+impl Frozen {
+    /// A packed weight.
+    pub fn packed(packed: Packed, device: &Device) -> Self {
+        Self(Kind::Packed(Arc::new(packed), device.clone()))
+    }
+
+    /// `x` through the map.
+    ///
+    /// # Shapes
+    /// - `x`: `[token, d_in]`
+    /// - output: `[token, d_out]`
+    pub fn apply(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.0 {
+            Kind::Dense(weight) => product(x, weight.clone()),
+            Kind::Packed(weight, _) => packed_product(x, weight),
+        }
+    }
+
+    /// Rows of the transposed weight `[d_out, d_in]`: what an embedding looks up.
+    ///
+    /// # Shapes
+    /// - output: `[rows.len(), d_in]`
+    pub fn rows(&self, rows: &[u32]) -> Tensor<2> {
+        match &self.0 {
+            Kind::Dense(weight) => {
+                let data: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+                let index = Tensor::from_data(TensorData::new(data, [rows.len()]), &weight.device());
+                weight.clone().transpose().select(0, index)
+            }
+            Kind::Packed(weight, device) => {
+                let d = weight.d_in;
+                let mut out = vec![0.0; rows.len() * d];
+                for (i, &row) in rows.iter().enumerate() {
+                    weight.row(row as usize, &mut out[i * d..][..d]);
+                }
+                Tensor::from_data(TensorData::new(out, [rows.len(), d]), device)
+            }
+        }
+    }
+
+    /// The weight `[d_in, d_out]` in f32; a packed one is unpacked at each call.
+    pub fn dense(&self) -> Tensor<2> {
+        match &self.0 {
+            Kind::Dense(weight) => weight.clone(),
+            Kind::Packed(weight, device) => {
+                Tensor::from_data(TensorData::new(weight.to_vec(), weight.shape()), device).transpose()
+            }
+        }
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn size(&self) -> usize {
+        match &self.0 {
+            Kind::Dense(weight) => 4 * weight.dims().iter().product::<usize>(),
+            Kind::Packed(weight, _) => weight.size(),
+        }
+    }
+}
+
+/// `x · wᵀ` for a packed weight.
+///
+/// # Shapes
+/// - `x`: `[token, d_in]`, `w`: `[d_out, d_in]`
+/// - output: `[token, d_out]`
+pub fn packed_product(x: Tensor<2>, w: &Arc<Packed>) -> Tensor<2> {
+    assert_eq!(
+        x.dims()[1],
+        w.d_in,
+        "packed_product: x is {:?}, but w is {w:?}",
+        x.dims()
+    );
+    Tensor::from_dispatch(Dispatch::packed_product(x.into_dispatch(), w.clone(), false))
+}

@@ -1,0 +1,231 @@
+//! Weights in fewer bits: bf16, and blocks of 8 or 4 bits with a scale each.
+
+use half::bf16;
+
+/// Weights that share a scale, where this crate chooses.
+const BLOCK: usize = 32;
+
+/// A frozen weight `[d_out, d_in]` in fewer than 32 bits, row by row along `d_in`.
+///
+/// What it stands for is `scale · quant + min` of each block, computed in f32: blocks that come out of a file keep the
+/// file's values exactly.
+#[derive(Clone, PartialEq)]
+pub struct Packed {
+    pub(crate) d_out: usize,
+    pub(crate) d_in: usize,
+    pub(crate) numbers: Numbers,
+}
+
+/// The stored numbers.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Numbers {
+    /// The upper halves of f32.
+    Bf16(Vec<u16>),
+    /// One byte each.
+    Q8(Vec<i8>, Blocks),
+    /// Two to a byte: in 16 bytes of a block of 32, the low nibbles are the first 16.
+    Q4(Vec<u8>, Blocks),
+}
+
+/// A scale, and possibly a smallest value, for every `len` weights of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blocks {
+    /// Weights of a block.
+    pub len: usize,
+    /// What quants are multiplied by, `[d_out, d_in / len]`.
+    pub scales: Vec<f32>,
+    /// What is added after that, `[d_out, d_in / len]`, or empty for nothing.
+    pub mins: Vec<f32>,
+}
+
+impl Blocks {
+    fn check(&self, what: &str, quants: usize, [d_out, d_in]: [usize; 2]) {
+        let blocks = d_out * d_in / self.len;
+        assert!(
+            d_in.is_multiple_of(self.len),
+            "{what}: rows of {d_in} do not divide into blocks of {}",
+            self.len
+        );
+        assert_eq!(quants, d_out * d_in, "{what}: {quants} quants for [{d_out}, {d_in}]");
+        assert_eq!(
+            self.scales.len(),
+            blocks,
+            "{what}: {} scales for {blocks} blocks",
+            self.scales.len()
+        );
+        assert!(
+            self.mins.is_empty() || self.mins.len() == blocks,
+            "{what}: {} minima for {blocks} blocks",
+            self.mins.len()
+        );
+    }
+}
+
+impl Packed {
+    /// Rounds each weight to the nearest bf16: 8 bits of precision, the range of f32.
+    ///
+    /// # Shapes
+    /// - `weights`: `[d_out, d_in]`, row-major
+    pub fn bf16(weights: &[f32], shape: [usize; 2]) -> Self {
+        Self::bf16_bits(weights.iter().map(|&w| bf16::from_f32(w).to_bits()).collect(), shape)
+    }
+
+    /// Weights that are bf16 already.
+    ///
+    /// # Shapes
+    /// - `bits`: `[d_out, d_in]`, row-major
+    pub fn bf16_bits(bits: Vec<u16>, shape: [usize; 2]) -> Self {
+        assert_eq!(
+            bits.len(),
+            shape[0] * shape[1],
+            "bf16: {} weights for {shape:?}",
+            bits.len()
+        );
+        Self::new(shape, Numbers::Bf16(bits))
+    }
+
+    /// Rounds each weight to one of 255 multiples of its block's scale, the largest of 32 neighbours over 127 (GGML's
+    /// Q8_0, with scales in f32).
+    ///
+    /// # Shapes
+    /// - `weights`: `[d_out, d_in]`, row-major; `d_in` is a multiple of 32
+    pub fn q8(weights: &[f32], shape: [usize; 2]) -> Self {
+        let (mut quants, mut scales) = (Vec::with_capacity(weights.len()), Vec::new());
+        for block in weights.chunks(BLOCK) {
+            let scale = block.iter().fold(0.0, |most: f32, w| most.max(w.abs())) / 127.0;
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            quants.extend(block.iter().map(|w| (w * inverse).round() as i8));
+            scales.push(scale);
+        }
+        let blocks = Blocks {
+            len: BLOCK,
+            scales,
+            mins: Vec::new(),
+        };
+        Self::bytes(quants, blocks, shape)
+    }
+
+    /// Quants of one byte each in blocks of a multiple of 16 weights, as a file has them.
+    ///
+    /// # Panics
+    /// If there are not as many of each as `shape` asks for.
+    pub fn bytes(quants: Vec<i8>, blocks: Blocks, shape: [usize; 2]) -> Self {
+        assert!(
+            blocks.len.is_multiple_of(16),
+            "8-bit blocks: of 16 n weights, not {}",
+            blocks.len
+        );
+        blocks.check("8-bit blocks", quants.len(), shape);
+        Self::new(shape, Numbers::Q8(quants, blocks))
+    }
+
+    /// Quants of four bits each, in blocks of 32 weights or 16 bytes: low nibbles first, as GGML has them.
+    ///
+    /// # Panics
+    /// If there are not as many of each as `shape` asks for.
+    pub fn nibbles(quants: Vec<u8>, blocks: Blocks, shape: [usize; 2]) -> Self {
+        assert_eq!(
+            blocks.len, BLOCK,
+            "4-bit blocks: of {BLOCK} weights, not {}",
+            blocks.len
+        );
+        blocks.check("4-bit blocks", 2 * quants.len(), shape);
+        Self::new(shape, Numbers::Q4(quants, blocks))
+    }
+
+    fn new([d_out, d_in]: [usize; 2], numbers: Numbers) -> Self {
+        Self { d_out, d_in, numbers }
+    }
+
+    /// `[d_out, d_in]`.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.d_out, self.d_in]
+    }
+
+    /// Bytes of memory.
+    pub fn size(&self) -> usize {
+        let blocks = |b: &Blocks| 4 * (b.scales.len() + b.mins.len());
+        match &self.numbers {
+            Numbers::Bf16(bits) => 2 * bits.len(),
+            Numbers::Q8(quants, b) => quants.len() + blocks(b),
+            Numbers::Q4(quants, b) => quants.len() + blocks(b),
+        }
+    }
+
+    /// One row in f32, into `out [d_in]`.
+    #[inline(always)]
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let d = self.d_in;
+        match &self.numbers {
+            Numbers::Bf16(bits) => {
+                let bits = &bits[row * d..][..d];
+                for i in 0..d {
+                    out[i] = widened(bits[i]);
+                }
+            }
+            Numbers::Q8(quants, blocks) => {
+                let quants = &quants[row * d..][..d];
+                for (b, out) in out.chunks_exact_mut(blocks.len).enumerate() {
+                    let (scale, min) = blocks.at(row * (d / blocks.len) + b);
+                    let quants = &quants[b * blocks.len..][..blocks.len];
+                    for i in 0..blocks.len {
+                        out[i] = scale * f32::from(quants[i]) + min;
+                    }
+                }
+            }
+            Numbers::Q4(quants, blocks) => {
+                let quants = &quants[row * d / 2..][..d / 2];
+                for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+                    let (scale, min) = blocks.at(row * (d / BLOCK) + b);
+                    let quants = &quants[b * BLOCK / 2..][..BLOCK / 2];
+                    for i in 0..BLOCK / 2 {
+                        out[i] = scale * f32::from(quants[i] & 15) + min;
+                        out[i + BLOCK / 2] = scale * f32::from(quants[i] >> 4) + min;
+                    }
+                }
+            }
+        }
+    }
+
+    /// All of it in f32, `[d_out, d_in]`.
+    pub fn to_vec(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.d_out * self.d_in];
+        if self.d_in > 0 {
+            for (row, out) in out.chunks_exact_mut(self.d_in).enumerate() {
+                self.row(row, out);
+            }
+        }
+        out
+    }
+}
+
+impl Blocks {
+    #[inline(always)]
+    fn at(&self, block: usize) -> (f32, f32) {
+        let min = if self.mins.is_empty() { 0.0 } else { self.mins[block] };
+        (self.scales[block], min)
+    }
+}
+
+/// A bf16 as f32.
+#[inline(always)]
+pub(crate) fn widened(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+impl std::fmt::Debug for Packed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match &self.numbers {
+            Numbers::Bf16(_) => "bf16",
+            Numbers::Q8(..) => "8 bits",
+            Numbers::Q4(..) => "4 bits",
+        };
+        write!(
+            f,
+            "Packed([{}, {}], {kind}, {} bytes)",
+            self.d_out,
+            self.d_in,
+            self.size()
+        )
+    }
+}
