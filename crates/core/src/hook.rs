@@ -8,7 +8,7 @@ use crate::{Batch, HookPoint};
 ///
 /// A hook says what it wants: what nobody watches stays fused, and layers above the last watched one are not run by
 /// [`crate::LanguageModel::watch`]. The default bodies return the activation unchanged.
-pub trait Hook {
+pub trait Hook: Send {
     /// Whether this hook wants to see the activation at `at`.
     fn wants(&self, at: HookPoint) -> bool;
 

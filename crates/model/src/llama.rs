@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use realign_core::{Batch, Cache, Hook, HookPoint, LanguageModel, Shape, Site, Until, Weight};
-use realign_tensor::{Frozen, Packed, attention, rms_norm, rotary, swiglu};
+use realign_tensor::{Frozen, Packed, attention, in_pool, rms_norm, rotary, swiglu};
 
 use crate::{Checkpoint, Error, LlamaConfig, Weights};
 
@@ -223,6 +223,18 @@ impl Llama {
         &self.config
     }
 
+    fn pass(&self, batch: &Batch, until: Until, cache: Option<&mut Cache>, hook: &mut dyn Hook) -> Tensor<2> {
+        let embedded = self.embedding.rows(batch.ids());
+        let x = stream(hook, HookPoint::Embed, embedded, batch);
+        match until {
+            Until::End => {
+                let x = self.run_blocks(x, 0..self.shape.n_layers, batch, cache, hook);
+                stream(hook, HookPoint::FinalNorm, self.final_norm(x), batch)
+            }
+            Until::Layer(layer) => self.run_blocks(x, 0..layer + 1, batch, cache, hook),
+        }
+    }
+
     fn run_blocks(
         &self,
         mut x: Tensor<2>,
@@ -324,22 +336,15 @@ impl LanguageModel for Llama {
     }
 
     fn run(&self, batch: &Batch, until: Until, cache: Option<&mut Cache>, hook: &mut dyn Hook) -> Tensor<2> {
-        let embedded = self.embedding.rows(batch.ids());
-        let x = stream(hook, HookPoint::Embed, embedded, batch);
-        match until {
-            Until::End => {
-                let x = self.run_blocks(x, 0..self.shape.n_layers, batch, cache, hook);
-                stream(hook, HookPoint::FinalNorm, self.final_norm(x), batch)
-            }
-            Until::Layer(layer) => self.run_blocks(x, 0..layer + 1, batch, cache, hook),
-        }
+        in_pool(&self.device, || self.pass(batch, until, cache, hook))
     }
 
     fn resume(&self, batch: &Batch, layer: usize, resid: Tensor<2>, hook: &mut dyn Hook) -> Tensor<2> {
-        let x = self.run_blocks(resid, layer + 1..self.shape.n_layers, batch, None, hook);
-        stream(hook, HookPoint::FinalNorm, self.final_norm(x), batch)
+        in_pool(&self.device, || {
+            let x = self.run_blocks(resid, layer + 1..self.shape.n_layers, batch, None, hook);
+            stream(hook, HookPoint::FinalNorm, self.final_norm(x), batch)
+        })
     }
-
     fn unembedding(&self) -> Tensor<2> {
         let Unembedding { map, dense } = &self.unembedding;
         dense.get_or_init(|| map.dense().transpose()).clone()

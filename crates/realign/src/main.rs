@@ -37,7 +37,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let json = cli.global.json;
-    match commands::run(cli) {
+    // On a thread of the pool from the start: see `in_pool`.
+    match rayon::scope(|_| commands::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             complain(&failure, json);

@@ -32,6 +32,22 @@ pub fn side_by_side<T: Send, R: Send>(device: &Device, parts: Vec<T>, f: impl Fn
     unreachable!("one lane without flex")
 }
 
+/// `f` on a thread of the pool that flex computes with; on other devices, and where this is one already, right here.
+///
+/// Each operation that is started from outside has its work handed over and waits for it: tens of microseconds, longer than
+/// most operations of generation take (docs/log.md).
+///
+/// # Panics
+/// Where `f` panics.
+pub fn in_pool<R: Send>(device: &Device, f: impl FnOnce() -> R + Send) -> R {
+    #[cfg(feature = "flex")]
+    if device.clone().inner() == Device::flex() {
+        return rayon::scope(|_| f());
+    }
+    let _ = device;
+    f()
+}
+
 #[cfg(feature = "flex")]
 fn on_pools<T: Send, R: Send>(lanes: usize, parts: Vec<T>, f: &(impl Fn(T) -> R + Sync)) -> Vec<R> {
     use std::sync::{Mutex, PoisonError};

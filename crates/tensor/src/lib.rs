@@ -31,7 +31,7 @@ pub use functions::{
     adamw, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu,
     top_k,
 };
-pub use lanes::{lanes, side_by_side};
+pub use lanes::{in_pool, lanes, side_by_side};
 pub use ops::TensorOps;
 pub use packed::{Blocks, Packed};
 pub use spans::{Span, Spans};

@@ -105,7 +105,7 @@ impl Packed {
         Self::bytes(quants, blocks, shape)
     }
 
-    /// Quants of one byte each in blocks of a multiple of 16 weights, as a file has them.
+    /// Quants of one byte each in blocks of 16 or 32 weights, as a file has them.
     ///
     /// # Panics
     /// If there are not as many of each as `shape` asks for.
@@ -201,7 +201,7 @@ impl Packed {
 
 impl Blocks {
     #[inline(always)]
-    fn at(&self, block: usize) -> (f32, f32) {
+    pub(crate) fn at(&self, block: usize) -> (f32, f32) {
         let min = if self.mins.is_empty() { 0.0 } else { self.mins[block] };
         (self.scales[block], min)
     }

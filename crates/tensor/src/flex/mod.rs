@@ -10,6 +10,7 @@ mod simd;
 mod sparse;
 mod top_k;
 mod view;
+mod wide;
 
 use std::sync::Arc;
 

@@ -4,21 +4,18 @@ use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::product::product_of;
-use super::simd::{dot, with_simd};
 use super::view::{contiguous, dims, float, slice};
+use super::wide::{LANES, Wide, Work, with_wide};
 use crate::packed::{Numbers, Packed, widened};
 
-/// Most rows for which reading packed numbers again for each four of them beats unpacking them once.
-const MOST_ROWS: usize = 16;
+/// Most rows for which reading packed numbers again for each eight of them beats unpacking them once.
+const MOST_ROWS: usize = 32;
 
 /// Rows of `x` that share one reading.
-const ROWS: usize = 4;
+const ROWS: usize = 8;
 
 /// Output columns of a task.
-const COLUMNS: usize = 32;
-
-/// Numbers in one register of AVX-512; two of AVX2.
-const LANES: usize = 16;
+const COLUMNS: usize = 64;
 
 /// `x · wᵀ`, or `x · w` where `transposed`: `w [d_out, d_in]`.
 pub(super) fn product(x: &FlexTensor, w: &Packed, transposed: bool) -> FlexTensor {
@@ -46,169 +43,186 @@ fn unpacked(w: &Packed) -> Vec<f32> {
     out.par_chunks_mut(COLUMNS * w.d_in)
         .enumerate()
         .for_each(|(task, out)| {
-            with_simd(
-                #[inline(always)]
-                || {
-                    for i in 0..out.len() / w.d_in {
-                        w.row(task * COLUMNS + i, &mut out[i * w.d_in..][..w.d_in]);
-                    }
-                },
-            );
+            let first = task * COLUMNS;
+            with_wide(Unpack { w, first, out });
         });
     out
 }
 
-/// `x [m, d_in] · wᵀ`, the weight read in its own form.
-fn few_rows(x: &[f32], w: &Packed, m: usize) -> Vec<f32> {
-    let sums = block_sums(x, w);
-    let columns: Vec<Vec<f32>> = (0..w.d_out.div_ceil(COLUMNS))
-        .into_par_iter()
-        .map(|task| {
-            let from = task * COLUMNS;
-            let count = COLUMNS.min(w.d_out - from);
-            let mut out = vec![0.0; m * count];
-            with_simd(
+/// Some rows of `w`, in f32.
+struct Unpack<'a> {
+    w: &'a Packed,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl Work for Unpack<'_> {
+    #[inline(always)]
+    fn run<W: Wide>(self, wide: W) {
+        let d = self.w.d_in;
+        for i in 0..self.out.len() / d {
+            let (row, out) = (self.first + i, &mut self.out[i * d..][..d]);
+            each_pair(
+                wide,
+                self.w,
+                row,
                 #[inline(always)]
-                || {
-                    for column in 0..count {
-                        let mut row = 0;
-                        while row < m {
-                            let x = &x[row * w.d_in..];
-                            let sums = &sums[row * (sums.len() / m)..];
-                            let out = &mut out[row * count + column..];
-                            match m - row {
-                                1 => dots::<1>(x, sums, w, from + column, count, out),
-                                2 => dots::<2>(x, sums, w, from + column, count, out),
-                                3 => dots::<3>(x, sums, w, from + column, count, out),
-                                _ => dots::<ROWS>(x, sums, w, from + column, count, out),
-                            }
-                            row += ROWS;
-                        }
+                |c, weights| {
+                    for j in 0..2 {
+                        out[(c + j) * LANES..][..LANES].copy_from_slice(&wide.store(weights[j]));
                     }
                 },
             );
-            out
-        })
-        .collect();
-    let mut out = Vec::with_capacity(m * w.d_out);
+            each_left(self.w, row, |at, weight| out[at] = weight);
+        }
+    }
+}
+
+/// `x [m, d_in] · wᵀ`, the weight read in its own form.
+fn few_rows(x: &[f32], w: &Packed, m: usize) -> Vec<f32> {
+    // Task by task, and row by row within each.
+    let mut parts = vec![0.0; m * w.d_out];
+    parts.par_chunks_mut(m * COLUMNS).enumerate().for_each(|(task, out)| {
+        let first = task * COLUMNS;
+        with_wide(Dots { x, w, m, first, out });
+    });
+    if m == 1 {
+        return parts;
+    }
+    let mut out = Vec::with_capacity(parts.len());
     for row in 0..m {
-        for column in &columns {
-            let width = column.len() / m;
-            out.extend_from_slice(&column[row * width..][..width]);
+        for part in parts.chunks(m * COLUMNS) {
+            let columns = part.len() / m;
+            out.extend_from_slice(&part[row * columns..][..columns]);
         }
     }
     out
 }
 
-/// The sum of `x` over each block: what the blocks' minima are multiplied by. Empty where there are none.
-fn block_sums(x: &[f32], w: &Packed) -> Vec<f32> {
-    match &w.numbers {
-        Numbers::Q8(_, blocks) | Numbers::Q4(_, blocks) if !blocks.mins.is_empty() => {
-            x.chunks_exact(blocks.len).map(|block| block.iter().sum()).collect()
+/// Some columns of `x · wᵀ`.
+struct Dots<'a> {
+    x: &'a [f32],
+    w: &'a Packed,
+    m: usize,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl Work for Dots<'_> {
+    #[inline(always)]
+    fn run<W: Wide>(self, wide: W) {
+        let columns = self.out.len() / self.m;
+        for column in 0..columns {
+            let mut row = 0;
+            while row < self.m {
+                let x = &self.x[row * self.w.d_in..];
+                let out = &mut self.out[row * columns + column..];
+                let at = self.first + column;
+                match self.m - row {
+                    1 => dots::<W, 1>(wide, x, self.w, at, columns, out),
+                    2 => dots::<W, 2>(wide, x, self.w, at, columns, out),
+                    3 => dots::<W, 3>(wide, x, self.w, at, columns, out),
+                    4 => dots::<W, 4>(wide, x, self.w, at, columns, out),
+                    5 => dots::<W, 5>(wide, x, self.w, at, columns, out),
+                    6 => dots::<W, 6>(wide, x, self.w, at, columns, out),
+                    7 => dots::<W, 7>(wide, x, self.w, at, columns, out),
+                    _ => dots::<W, ROWS>(wide, x, self.w, at, columns, out),
+                }
+                row += ROWS;
+            }
         }
-        _ => Vec::new(),
     }
 }
 
 /// Dot products of `R` rows of `x` with one row of `w`; row `r` goes to `out[r · stride]`.
 #[inline(always)]
-fn dots<const R: usize>(x: &[f32], sums: &[f32], w: &Packed, row: usize, stride: usize, out: &mut [f32]) {
+fn dots<W: Wide, const R: usize>(wide: W, x: &[f32], w: &Packed, row: usize, stride: usize, out: &mut [f32]) {
+    let (d, chunks) = (w.d_in, w.d_in / LANES);
+    let mut x_chunks: [&[[f32; LANES]]; R] = [&[]; R];
+    for r in 0..R {
+        x_chunks[r] = &x[r * d..][..d].as_chunks().0[..chunks];
+    }
+    // Two sums of each, so that one need not wait for the other.
+    let mut sums = [[wide.splat(0.0); 2]; R];
+    each_pair(
+        wide,
+        w,
+        row,
+        #[inline(always)]
+        |c, weights| {
+            for r in 0..R {
+                for i in 0..2 {
+                    sums[r][i] = wide.mul_add(wide.load(&x_chunks[r][c + i]), weights[i], sums[r][i]);
+                }
+            }
+        },
+    );
+    let mut totals = [0f32; R];
+    for r in 0..R {
+        totals[r] = wide.sum(wide.mul_add(wide.splat(1.0), sums[r][0], sums[r][1]));
+    }
+    each_left(w, row, |at, weight| {
+        for r in 0..R {
+            totals[r] = x[r * d + at].mul_add(weight, totals[r]);
+        }
+    });
+    for r in 0..R {
+        out[r * stride] = totals[r];
+    }
+}
+
+/// Hands out the weights of a row in pairs of sixteen, with the first one's place in sixteens.
+#[inline(always)]
+fn each_pair<W: Wide>(wide: W, w: &Packed, row: usize, mut each: impl FnMut(usize, [W::F; 2])) {
     let d = w.d_in;
-    let mut lanes = [[0f32; LANES]; R];
     match &w.numbers {
         Numbers::Bf16(bits) => {
-            let bits = &bits[row * d..][..d];
-            let whole = d / LANES * LANES;
-            for at in (0..whole).step_by(LANES) {
-                let mut weights = [0f32; LANES];
-                for i in 0..LANES {
-                    weights[i] = widened(bits[at + i]);
-                }
-                add::<R>(&mut lanes, x, d, at, &weights);
-            }
-            for r in 0..R {
-                for i in whole..d {
-                    lanes[r][0] = x[r * d + i].mul_add(widened(bits[i]), lanes[r][0]);
-                }
+            let (pairs, _) = bits[row * d..][..d].as_chunks::<{ 2 * LANES }>();
+            for p in 0..pairs.len() {
+                let (halves, _) = pairs[p].as_chunks::<LANES>();
+                each(2 * p, [wide.halves(&halves[0]), wide.halves(&halves[1])]);
             }
         }
         Numbers::Q8(quants, blocks) => {
-            let (quants, len) = (&quants[row * d..][..d], blocks.len);
-            let scales = &blocks.scales[row * (d / len)..][..d / len];
-            for b in 0..d / len {
-                let mut block = [[0f32; LANES]; R];
-                for at in (b * len..(b + 1) * len).step_by(LANES) {
-                    let mut weights = [0f32; LANES];
-                    for i in 0..LANES {
-                        weights[i] = f32::from(quants[at + i]);
-                    }
-                    add::<R>(&mut block, x, d, at, &weights);
-                }
-                scale_add::<R>(&mut lanes, scales[b], &block);
+            let (pairs, _) = quants[row * d..][..d].as_chunks::<{ 2 * LANES }>();
+            // A pair is one block or two.
+            let (first, per_pair) = (row * d / blocks.len, 2 * LANES / blocks.len);
+            for p in 0..pairs.len() {
+                let (halves, _) = pairs[p].as_chunks::<LANES>();
+                let block = first + p * per_pair;
+                let (low, high) = (blocks.at(block), blocks.at(block + per_pair - 1));
+                each(2 * p, [bytes(wide, &halves[0], low), bytes(wide, &halves[1], high)]);
             }
         }
         Numbers::Q4(quants, blocks) => {
-            let (quants, len) = (&quants[row * d / 2..][..d / 2], blocks.len);
-            let scales = &blocks.scales[row * (d / len)..][..d / len];
-            for b in 0..d / len {
-                let bytes = &quants[b * LANES..][..LANES];
-                let (mut low, mut high) = ([0f32; LANES], [0f32; LANES]);
-                for i in 0..LANES {
-                    low[i] = f32::from(bytes[i] & 15);
-                    high[i] = f32::from(bytes[i] >> 4);
-                }
-                let mut block = [[0f32; LANES]; R];
-                add::<R>(&mut block, x, d, b * len, &low);
-                add::<R>(&mut block, x, d, b * len + LANES, &high);
-                scale_add::<R>(&mut lanes, scales[b], &block);
+            let (pairs, _) = quants[row * d / 2..][..d / 2].as_chunks::<LANES>();
+            let first = row * d / blocks.len;
+            for p in 0..pairs.len() {
+                let (scale, min) = blocks.at(first + p);
+                each(2 * p, wide.nibbles(&pairs[p], scale, min));
             }
         }
     }
-    for r in 0..R {
-        out[r * stride] = total(&lanes[r]) + minima(sums, w, row, r);
-    }
-}
-
-/// `lanes[r] += x[r][at..] · weights`.
-#[inline(always)]
-fn add<const R: usize>(lanes: &mut [[f32; LANES]; R], x: &[f32], d: usize, at: usize, weights: &[f32; LANES]) {
-    for r in 0..R {
-        let x = &x[r * d + at..][..LANES];
-        for i in 0..LANES {
-            lanes[r][i] = x[i].mul_add(weights[i], lanes[r][i]);
-        }
-    }
-}
-
-/// `lanes += scale · block`.
-#[inline(always)]
-fn scale_add<const R: usize>(lanes: &mut [[f32; LANES]; R], scale: f32, block: &[[f32; LANES]; R]) {
-    for r in 0..R {
-        for i in 0..LANES {
-            lanes[r][i] = block[r][i].mul_add(scale, lanes[r][i]);
-        }
-    }
-}
-
-/// The minima's part of the dot product of one row of `x` and one of `w`.
-#[inline(always)]
-fn minima(sums: &[f32], w: &Packed, row: usize, r: usize) -> f32 {
-    match &w.numbers {
-        Numbers::Q8(_, blocks) | Numbers::Q4(_, blocks) if !blocks.mins.is_empty() => {
-            let count = w.d_in / blocks.len;
-            dot(&sums[r * count..][..count], &blocks.mins[row * count..][..count])
-        }
-        _ => 0.0,
-    }
 }
 
 #[inline(always)]
-fn total(lanes: &[f32; LANES]) -> f32 {
-    let mut sums = *lanes;
-    for width in [8, 4, 2, 1] {
-        for i in 0..width {
-            sums[i] += sums[i + width];
-        }
+fn bytes<W: Wide>(wide: W, quants: &[i8; LANES], (scale, min): (f32, f32)) -> W::F {
+    wide.mul_add(wide.bytes(quants), wide.splat(scale), wide.splat(min))
+}
+
+/// Hands out the weights at the end of a row that are no whole pair, with their columns.
+#[inline(always)]
+fn each_left(w: &Packed, row: usize, mut each: impl FnMut(usize, f32)) {
+    let d = w.d_in;
+    for at in d / (2 * LANES) * (2 * LANES)..d {
+        let weight = match &w.numbers {
+            Numbers::Bf16(bits) => widened(bits[row * d + at]),
+            Numbers::Q8(quants, blocks) => {
+                let (scale, min) = blocks.at((row * d + at) / blocks.len);
+                f32::from(quants[row * d + at]).mul_add(scale, min)
+            }
+            Numbers::Q4(..) => unreachable!("blocks of 32 fill rows"),
+        };
+        each(at, weight);
     }
-    sums[0]
 }

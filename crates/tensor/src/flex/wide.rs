@@ -1,0 +1,251 @@
+//! Sixteen numbers at a time, out of whatever bits they are packed in: AVX-512, AVX2, or plain loops.
+//!
+//! The loops that unpack quants are not turned into good instructions by the compiler, as others here are.
+
+use pulp::WithSimd;
+
+use crate::packed::widened;
+
+/// Numbers at a time.
+pub(super) const LANES: usize = 16;
+
+/// An instruction set, found at run time.
+pub(super) trait Wide: Copy {
+    /// Sixteen numbers.
+    type F: Copy;
+    fn splat(self, x: f32) -> Self::F;
+    fn load(self, x: &[f32; LANES]) -> Self::F;
+    fn store(self, x: Self::F) -> [f32; LANES];
+    /// `a · b + c`.
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// bf16.
+    fn halves(self, bits: &[u16; LANES]) -> Self::F;
+    fn bytes(self, quants: &[i8; LANES]) -> Self::F;
+    /// `scale · quant + min` of the low nibbles, and of the high ones.
+    fn nibbles(self, quants: &[u8; LANES], scale: f32, min: f32) -> [Self::F; 2];
+    /// The sum of the sixteen.
+    #[inline(always)]
+    fn sum(self, x: Self::F) -> f32 {
+        let mut sums = self.store(x);
+        for width in [8, 4, 2, 1] {
+            for i in 0..width {
+                sums[i] += sums[i + width];
+            }
+        }
+        sums[0]
+    }
+}
+
+/// Work that runs with any instruction set.
+pub(super) trait Work {
+    fn run<W: Wide>(self, wide: W);
+}
+
+/// Runs it with the widest instruction set of this machine.
+pub(super) fn with_wide(work: impl Work) {
+    match pulp::Arch::new() {
+        #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
+        pulp::Arch::V4(wide) => pulp::Simd::vectorize(wide, With { wide, work }),
+        #[cfg(target_arch = "x86_64")]
+        pulp::Arch::V3(wide) => pulp::Simd::vectorize(wide, With { wide, work }),
+        _ => work.run(Plain),
+    }
+}
+
+/// Work with its instruction set, inlined into a function that is compiled for it.
+struct With<W, R> {
+    wide: W,
+    work: R,
+}
+
+impl<W: Wide, R: Work> WithSimd for With<W, R> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        self.work.run(self.wide);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Plain;
+
+impl Wide for Plain {
+    type F = [f32; LANES];
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        *x
+    }
+    #[inline(always)]
+    fn store(self, x: Self::F) -> [f32; LANES] {
+        x
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn halves(self, bits: &[u16; LANES]) -> Self::F {
+        bits.map(widened)
+    }
+    #[inline(always)]
+    fn bytes(self, quants: &[i8; LANES]) -> Self::F {
+        quants.map(f32::from)
+    }
+    #[inline(always)]
+    fn nibbles(self, quants: &[u8; LANES], scale: f32, min: f32) -> [Self::F; 2] {
+        let value = |quant: u8| scale * f32::from(quant) + min;
+        [quants.map(|q| value(q & 15)), quants.map(|q| value(q >> 4))]
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
+impl Wide for pulp::x86::V4 {
+    type F = std::arch::x86_64::__m512;
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        self.avx512f._mm512_set1_ps(x)
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        bytemuck::cast(*x)
+    }
+    #[inline(always)]
+    fn store(self, x: Self::F) -> [f32; LANES] {
+        bytemuck::cast(x)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.avx512f._mm512_fmadd_ps(a, b, c)
+    }
+    #[inline(always)]
+    fn sum(self, x: Self::F) -> f32 {
+        self.avx512f._mm512_reduce_add_ps(x)
+    }
+    #[inline(always)]
+    fn halves(self, bits: &[u16; LANES]) -> Self::F {
+        let f = self.avx512f;
+        f._mm512_castsi512_ps(f._mm512_slli_epi32::<16>(f._mm512_cvtepu16_epi32(bytemuck::cast(*bits))))
+    }
+    #[inline(always)]
+    fn bytes(self, quants: &[i8; LANES]) -> Self::F {
+        let f = self.avx512f;
+        f._mm512_cvtepi32_ps(f._mm512_cvtepi8_epi32(bytemuck::cast(*quants)))
+    }
+    #[inline(always)]
+    fn nibbles(self, quants: &[u8; LANES], scale: f32, min: f32) -> [Self::F; 2] {
+        const QUANTS: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+        let f = self.avx512f;
+        // The sixteen values that a nibble of this block can have; a permutation reads an index's low four bits only.
+        let values = self.mul_add(self.load(&QUANTS), self.splat(scale), self.splat(min));
+        let bytes = f._mm512_cvtepu8_epi32(bytemuck::cast(*quants));
+        [
+            f._mm512_permutexvar_ps(bytes, values),
+            f._mm512_permutexvar_ps(f._mm512_srli_epi32::<4>(bytes), values),
+        ]
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Wide for pulp::x86::V3 {
+    type F = [std::arch::x86_64::__m256; 2];
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        [self.avx._mm256_set1_ps(x); 2]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        bytemuck::cast(*x)
+    }
+    #[inline(always)]
+    fn store(self, x: Self::F) -> [f32; LANES] {
+        bytemuck::cast(x)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        [0, 1].map(|i| self.fma._mm256_fmadd_ps(a[i], b[i], c[i]))
+    }
+    #[inline(always)]
+    fn halves(self, bits: &[u16; LANES]) -> Self::F {
+        let parts: [std::arch::x86_64::__m128i; 2] = bytemuck::cast(*bits);
+        parts.map(|part| {
+            let wide = self.avx2._mm256_slli_epi32::<16>(self.avx2._mm256_cvtepu16_epi32(part));
+            self.avx._mm256_castsi256_ps(wide)
+        })
+    }
+    #[inline(always)]
+    fn bytes(self, quants: &[i8; LANES]) -> Self::F {
+        let halves: [[i8; 8]; 2] = bytemuck::cast(*quants);
+        halves.map(|half| {
+            let wide = self.avx2._mm256_cvtepi8_epi32(bytemuck::cast([half, [0; 8]]));
+            self.avx._mm256_cvtepi32_ps(wide)
+        })
+    }
+    #[inline(always)]
+    fn nibbles(self, quants: &[u8; LANES], scale: f32, min: f32) -> [Self::F; 2] {
+        let halves: [[u8; 8]; 2] = bytemuck::cast(*quants);
+        let wide = halves.map(|half| self.avx2._mm256_cvtepu8_epi32(bytemuck::cast([half, [0; 8]])));
+        let low = wide.map(|x| self.avx2._mm256_and_si256(x, self.avx._mm256_set1_epi32(15)));
+        let high = wide.map(|x| self.avx2._mm256_srli_epi32::<4>(x));
+        let (scale, min) = (self.splat(scale), self.splat(min));
+        [low, high].map(|x| self.mul_add(x.map(|x| self.avx._mm256_cvtepi32_ps(x)), scale, min))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that a set can do, as numbers.
+    fn all<W: Wide>(wide: W) -> Vec<f32> {
+        let floats: [f32; LANES] = std::array::from_fn(|i| (i as f32 * 0.7).sin());
+        let bits: [u16; LANES] = floats.map(|x| (x.to_bits() >> 16) as u16);
+        let bytes: [i8; LANES] = std::array::from_fn(|i| (i as i8 - 8) * 15);
+        let nibbles: [u8; LANES] = std::array::from_fn(|i| (i * 17 % 256) as u8 ^ 0x5a);
+        let (x, half) = (wide.load(&floats), wide.halves(&bits));
+        let [low, high] = wide.nibbles(&nibbles, 0.25, -1.5);
+        let parts = [
+            x,
+            half,
+            wide.bytes(&bytes),
+            low,
+            high,
+            wide.mul_add(wide.splat(2.0), half, low),
+        ];
+        let sum = wide.sum(x);
+        parts
+            .into_iter()
+            .flat_map(|part| wide.store(part))
+            .chain([sum])
+            .collect()
+    }
+
+    #[test]
+    fn every_instruction_set_unpacks_the_same_numbers() {
+        let wanted = all(Plain);
+        let check = |found: Vec<f32>| {
+            for (found, wanted) in found.iter().zip(&wanted) {
+                assert!((found - wanted).abs() <= 1e-6 * wanted.abs(), "{found} is not {wanted}");
+            }
+        };
+        #[cfg(target_arch = "x86_64")]
+        if let Some(wide) = pulp::x86::V3::try_new() {
+            check(all(wide));
+        }
+        #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
+        if let Some(wide) = pulp::x86::V4::try_new() {
+            check(all(wide));
+        }
+        struct Widest;
+        impl Work for Widest {
+            fn run<W: Wide>(self, wide: W) {
+                assert!(all(wide).len() == 6 * LANES + 1);
+            }
+        }
+        with_wide(Widest);
+        assert_eq!(wanted[2 * LANES], -120.0);
+    }
+}
