@@ -7,7 +7,9 @@ output its answer, both JSON:
     {"run": N}         one repetition of N steps; answers {"seconds": the time of one}
     {"memory": true}   answers {"mib": the process's peak memory}
 
-    baseline.py GGUF WORK f32|bf16     WORK: the folder in which the other side left what both start from
+    baseline.py GGUF WORK f32|bf16|llama     WORK: the folder in which the other side left what both start from
+
+`llama` is llama.cpp, which samples from the weights as the file stores them; everything else is torch's.
 
 The versions are those of requirements.txt. The allocator is glibc's; `realign-bench` tells it to keep its memory.
 """
@@ -26,12 +28,19 @@ answers = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
 
 import numpy  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
 
-transformers.utils.logging.set_verbosity_error()
-dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
-torch.manual_seed(0)
+if precision == "llama":
+    import llama_cpp
+
+    versions = {"llama-cpp-python": llama_cpp.__version__}
+else:
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
+    torch.manual_seed(0)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
 LAYER = 15
 TOKENS, TEXTS = 128, 4
 
@@ -129,6 +138,28 @@ class Generate:
         self.step()
         # Later tokens follow from a near tie now and then.
         return self.out[:, 32:36].flatten().tolist()
+
+
+class LlamaCpp:
+    """Greedy sampling with llama.cpp, on as many threads as the machine has."""
+
+    def __init__(self):
+        threads = len(os.sched_getaffinity(0))
+        self.model = llama_cpp.Llama(gguf, n_ctx=128, n_threads=threads, n_threads_batch=threads, verbose=False)
+        self.prompt = (scattered(32) * 49152).astype(int).tolist()
+
+    def step(self):
+        self.model.reset()
+        self.model.eval(self.prompt)
+        self.out = []
+        for _ in range(32):
+            self.out.append(int(self.model.sample(temp=0.0)))
+            if len(self.out) < 32:
+                self.model.eval(self.out[-1:])
+
+    def check(self):
+        self.step()
+        return self.out[:4]
 
 
 class Lora:
@@ -268,7 +299,7 @@ def model(fresh):
     return copy.deepcopy(loaded["model"]) if fresh else loaded["model"]
 
 
-JOBS = {
+JOBS = {"generate_1": LlamaCpp} if precision == "llama" else {
     "load": lambda: Load(),
     "prefill": lambda: Prefill(model(False), record=False),
     "prefill_record": lambda: Prefill(model(True), record=True),
@@ -301,8 +332,7 @@ def main():
                 reply = {"seconds": sum(timed(job.step) for _ in range(steps)) / steps}
         else:
             reply = {"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-        reply["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
-        reply["threads"] = torch.get_num_threads()
+        reply["versions"] = versions
         answers.write(json.dumps(reply) + "\n")
 
 

@@ -12,25 +12,6 @@ use realign::model::LlamaConfig;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The device of this name.
-///
-/// # Errors
-/// This build does not have it.
-pub fn device(name: &str) -> Result<Device, String> {
-    match name {
-        "flex" => Ok(Device::flex()),
-        #[allow(deprecated)]
-        "ndarray" => Ok(Device::ndarray()),
-        #[cfg(feature = "tch")]
-        "tch" => Ok(Device::libtorch()),
-        #[cfg(feature = "wgpu")]
-        "wgpu" => Ok(Device::wgpu(realign::burn::tensor::DeviceKind::DefaultDevice)),
-        other => Err(format!(
-            "--devices {other}: this build has flex and ndarray; --features tch,wgpu brings those"
-        )),
-    }
-}
-
 /// The sizes of SmolLM2-135M.
 pub fn smollm2() -> LlamaConfig {
     let mut config = LlamaConfig::tiny();

@@ -32,7 +32,7 @@ trait Job {
 /// Answers requests on standard input until it closes, as `baseline.py` does; see there.
 pub fn serve(device: &str, gguf: &Path, work: &Path) -> Result<()> {
     let place = Place {
-        device: realign_bench::device(device)?,
+        device: realign::tensor::device(device).map_err(|e| format!("--devices {device}: {e}"))?,
         gguf: gguf.to_owned(),
         work: work.to_owned(),
     };
@@ -62,7 +62,12 @@ struct Place {
 }
 
 impl Place {
+    /// The job of this name; a size may follow a colon, where `growth` varies it.
     fn job(&self, name: &str) -> Result<Box<dyn Job>> {
+        let (name, size) = match name.split_once(':') {
+            Some((name, size)) => (name, Some(size.parse::<usize>()?)),
+            None => (name, None),
+        };
         let load = |weights| -> Result<Llama> {
             Ok(Pretrained::load_with(&self.gguf, Access::default(), weights, &self.device)?.model)
         };
@@ -81,17 +86,18 @@ impl Place {
             }),
             "prefill_record" => {
                 let model = model()?;
-                let record = (0..model.shape().n_layers).map(HookPoint::ResidPost).collect();
+                let layers = size.unwrap_or(model.shape().n_layers);
+                let record = (0..layers).map(HookPoint::ResidPost).collect();
                 let batch = texts();
                 Box::new(Prefill { model, batch, record })
             }
             "harvest" => Box::new(Harvest {
                 model: model()?,
-                batch: texts(),
+                batch: size.map_or_else(texts, |tokens| Batch::packed([text(tokens)])),
                 at,
             }),
             "generate_1" | "generate_1_stored" | "generate_16" => {
-                let count = if name == "generate_16" { 16 } else { 1 };
+                let count = size.unwrap_or(if name == "generate_16" { 16 } else { 1 });
                 let weights = if name == "generate_1_stored" {
                     Weights::Stored
                 } else {
@@ -112,10 +118,12 @@ impl Place {
                 Box::new(Lora {
                     samples: (0..TEXTS).map(sample).collect(),
                     model,
+                    rank: size.unwrap_or(32),
                 })
             }
             "sae_step" => Box::new(SaeStep {
                 device: self.device.clone(),
+                sizes: SaeConfig::new(576, size.unwrap_or(8192), 32),
             }),
             "attribution" => {
                 let sae = Sae::load(self.work.join("sae"), &self.device)?;
@@ -281,13 +289,14 @@ impl Job for Generate {
 struct Lora {
     model: Llama,
     samples: Vec<Sample>,
+    rank: usize,
 }
 
 impl Lora {
     /// The first loss, and the time of one of the steps after it.
     fn train(&self, steps: usize) -> Result<(f64, f64)> {
         let seed = Seed::new(0);
-        let adapter = LoraConfig::new(32).with_alpha(64.0).with_rs_lora(true);
+        let adapter = LoraConfig::new(self.rank).with_alpha(64.0).with_rs_lora(true);
         let adapter = adapter.init(self.model.shape(), &seed, &self.model.device());
         let config = lora::TrainConfig::new()
             .with_batch(TEXTS)
@@ -325,6 +334,7 @@ fn between_steps<T>(train: impl FnOnce(&mut dyn FnMut(Progress<'_>) -> ControlFl
 
 struct SaeStep {
     device: Device,
+    sizes: SaeConfig,
 }
 
 /// The same activations again and again.
@@ -344,7 +354,7 @@ impl SaeStep {
         let config = sae::TrainConfig::new((steps + 1) * 2048);
         let (at, seed) = (HookPoint::ResidPost(LAYER), Seed::new(0));
         let (trained, seconds) =
-            between_steps(|report| config.train(sae_sizes(), &mut source, at, &seed, &self.device, None, report));
+            between_steps(|report| config.train(self.sizes, &mut source, at, &seed, &self.device, None, report));
         Ok((trained?.log[0].fvu, seconds / steps as f64))
     }
 }

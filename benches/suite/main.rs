@@ -4,6 +4,7 @@
 //! cargo run --release -p realign-bench -- --devices flex --baseline torch --out bench.json
 //! ```
 
+mod growth;
 mod jobs;
 mod machine;
 mod opponent;
@@ -47,6 +48,9 @@ struct Args {
     /// Only these jobs
     #[arg(long, value_delimiter = ',')]
     jobs: Vec<String>,
+    /// Instead, how time and memory grow with sizes; prints tables
+    #[arg(long)]
+    growth: bool,
     /// Repetitions of each job on each side
     #[arg(long, default_value_t = 5)]
     runs: usize,
@@ -107,6 +111,10 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
         work: folder.path().to_owned(),
         python,
     };
+    if args.growth {
+        println!("{}", growth::measure(&sides, &args.devices[0], args.runs)?);
+        return Ok(());
+    }
     eprintln!("measuring the machine");
     let machine = Machine::measure();
     let mut report = Report::new(machine, args.devices.clone());
@@ -145,6 +153,11 @@ impl Sides {
     /// `realign:DEVICE`, `torch:f32`, `torch:bf16` or `llama`; the Python ones with an allocator that keeps its memory:
     /// glibc's own settings give large blocks back at once, and clear their pages again.
     fn start(&self, name: &str, keep: bool) -> Result<Opponent, Box<dyn Error>> {
+        self.start_with(name, keep, None)
+    }
+
+    /// The same on so many threads.
+    fn start_with(&self, name: &str, keep: bool, threads: Option<usize>) -> Result<Opponent, Box<dyn Error>> {
         let mut command = match (name.split_once(':'), &self.python) {
             (Some(("realign", device)), _) => {
                 let mut command = Command::new(std::env::current_exe()?);
@@ -155,6 +168,7 @@ impl Sides {
                 let mut command = Command::new(python);
                 let script = concat!(env!("CARGO_MANIFEST_DIR"), "/baseline.py");
                 let precision = name.strip_prefix("torch:").unwrap_or(name);
+                command.env("TQDM_DISABLE", "1");
                 command.arg(script).arg(&self.gguf).arg(&self.work).arg(precision);
                 if keep {
                     command.env("MALLOC_MMAP_THRESHOLD_", (4u64 << 30).to_string());
@@ -164,6 +178,9 @@ impl Sides {
             }
             (_, None) => return Err(format!("{name} needs Python").into()),
         };
+        if let Some(threads) = threads {
+            command.env("RAYON_NUM_THREADS", threads.to_string());
+        }
         Opponent::start(name, &mut command)
     }
 }

@@ -4,15 +4,16 @@
 
 use std::ops::ControlFlow;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use realign_core::{Batch, HookPoint, LanguageModel, Record, Site};
 use realign_data::Sample;
 use realign_lora::{Error, Lora, LoraConfig, Schedule, TrainConfig, Trained, merge, unmerge, validation_loss};
 use realign_model::{Llama, LlamaConfig};
 use realign_run::{Checkpoints, Progress, Seed};
+use realign_tensor::test_device;
 
 fn model() -> Llama {
-    Llama::random(&LlamaConfig::tiny(), 7, &Device::flex())
+    Llama::random(&LlamaConfig::tiny(), 7, &test_device())
 }
 
 fn bits(tensor: &Tensor<2>) -> Vec<u32> {
@@ -48,11 +49,11 @@ fn samples() -> Vec<Sample> {
 }
 
 fn trained_adapter(model: &Llama) -> Lora {
-    let mut lora = LoraConfig::new(4).init(model.shape(), &Seed::new(1), &Device::flex());
+    let mut lora = LoraConfig::new(4).init(model.shape(), &Seed::new(1), &test_device());
     for (i, adapter) in lora.adapters.values_mut().enumerate() {
         let n = adapter.b.shape().num_elements();
         let numbers: Vec<f32> = (0..n).map(|j| ((i * 31 + j) as f32).sin() * 0.1).collect();
-        adapter.b = Tensor::<1>::from_floats(&*numbers, &Device::flex()).reshape(adapter.b.dims());
+        adapter.b = Tensor::<1>::from_floats(&*numbers, &test_device()).reshape(adapter.b.dims());
     }
     lora
 }
@@ -71,7 +72,7 @@ fn config() -> TrainConfig {
 
 fn train(config: &TrainConfig, lora: &LoraConfig, checkpoints: Option<&Checkpoints>) -> Result<Trained, Error> {
     let (model, seed) = (model(), Seed::new(3));
-    let lora = lora.init(model.shape(), &seed, &Device::flex());
+    let lora = lora.init(model.shape(), &seed, &test_device());
     config.train(
         &model,
         lora,
@@ -87,7 +88,7 @@ fn train(config: &TrainConfig, lora: &LoraConfig, checkpoints: Option<&Checkpoin
 fn an_adapter_with_zero_b_leaves_the_logits_bit_identical() {
     let model = model();
     let batch = Batch::packed([&[1, 2, 3][..], &[4, 5]]);
-    let lora = LoraConfig::new(4).init(model.shape(), &Seed::new(1), &Device::flex());
+    let lora = LoraConfig::new(4).init(model.shape(), &Seed::new(1), &test_device());
     let plain = model.logits(model.forward(&batch, &mut ()));
     let hooked = model.logits(model.forward(&batch, &mut &lora));
     assert_eq!(bits(&plain), bits(&hooked));
@@ -101,7 +102,7 @@ fn gradients_begin_at_the_adapter() {
     let batch = Batch::packed([&[1, 2, 3, 4]]);
     let mut lora = LoraConfig::new(2)
         .with_layers([1])
-        .init(model.shape(), &Seed::new(1), &Device::flex());
+        .init(model.shape(), &Seed::new(1), &test_device());
     for adapter in lora.adapters.values_mut() {
         adapter.a = adapter.a.clone().autodiff().require_grad();
         adapter.b = adapter.b.clone().autodiff().require_grad();
@@ -158,7 +159,7 @@ fn training_lowers_the_loss_and_leaves_the_base_as_it_was() {
         .collect();
     let lora = LoraConfig::new(4)
         .with_dropout(0.1)
-        .init(model.shape(), &Seed::new(3), &Device::flex());
+        .init(model.shape(), &Seed::new(3), &test_device());
     let start = validation_loss(&model, &mut &lora, &samples(), 5).unwrap();
     let config = config().with_epochs(8).with_schedule(Schedule::Cosine);
     let trained = config
@@ -198,7 +199,7 @@ fn a_prefix_that_samples_share_is_computed_once_with_the_same_result() {
     let samples: Vec<Sample> = (0..8).map(shared).collect();
     let (model, lora, seed) = (model(), LoraConfig::new(2), Seed::new(3));
     let train = |config: &TrainConfig| {
-        let start = lora.init(model.shape(), &seed, &Device::flex());
+        let start = lora.init(model.shape(), &seed, &test_device());
         config
             .train(&model, start, &samples, &[], &seed, None, &mut go_on)
             .unwrap()
@@ -221,7 +222,7 @@ fn interrupted_training_resumes_to_the_same_bits() {
 
     let checkpoints = Checkpoints::new(folder.path(), 2);
     let (model, seed) = (model(), Seed::new(3));
-    let start = lora.init(model.shape(), &seed, &Device::flex());
+    let start = lora.init(model.shape(), &seed, &test_device());
     let mut stop_at_3 = |now: Progress<'_>| match now.done {
         3 => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
@@ -264,7 +265,7 @@ fn interrupted_training_resumes_to_the_same_bits() {
 fn samples_without_an_answer_are_an_error() {
     let (model, seed) = (model(), Seed::new(1));
     let train = |samples: &[Sample]| {
-        let lora = LoraConfig::new(1).init(model.shape(), &seed, &Device::flex());
+        let lora = LoraConfig::new(1).init(model.shape(), &seed, &test_device());
         TrainConfig::new()
             .with_max_tokens(4)
             .train(&model, lora, samples, &[], &seed, None, &mut go_on)

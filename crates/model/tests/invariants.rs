@@ -2,15 +2,16 @@
 
 use std::ops::ControlFlow;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use realign_core::{Batch, Hook, HookPoint, LanguageModel, Record, Replay, Until, rows};
 use realign_model::{GenerateConfig, Llama, LlamaConfig};
+use realign_tensor::test_device;
 
 /// Untied: with a tied embedding, random weights repeat the last token for ever.
 fn model() -> Llama {
     let mut config = LlamaConfig::tiny();
     config.tied = false;
-    Llama::random(&config, 7, &Device::flex())
+    Llama::random(&config, 7, &test_device())
 }
 
 /// Some token ids below 64.

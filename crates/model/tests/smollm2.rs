@@ -7,12 +7,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use realign_core::{Batch, HookPoint, LanguageModel, Record};
 use realign_model::{
     Access, Checkpoint, Encoded, GenerateConfig, GenerationPrompt, Llama, Message, Pretrained, Tokenizer, Weights,
     export, known,
 };
+use realign_tensor::test_device;
 use serde::Deserialize;
 
 /// Largest differences allowed, in logits and relative to a layer's largest activation.
@@ -28,7 +29,7 @@ static SMOL_PATH: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("R
 });
 
 static SMOL: LazyLock<Pretrained> =
-    LazyLock::new(|| Pretrained::load(&SMOL_PATH, &Device::flex()).unwrap_or_else(|e| panic!("{e}")));
+    LazyLock::new(|| Pretrained::load(&SMOL_PATH, &test_device()).unwrap_or_else(|e| panic!("{e}")));
 
 #[derive(Deserialize)]
 struct Logits {
@@ -260,7 +261,7 @@ fn a_sharded_safetensors_folder_has_the_logits_of_transformers() {
     let reference: Reference = fixture("tiny_llama/reference.json");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny_llama");
     let checkpoint = Checkpoint::open(&folder).unwrap();
-    let model = Llama::load(&checkpoint.config().unwrap(), &checkpoint, &Device::flex()).unwrap();
+    let model = Llama::load(&checkpoint.config().unwrap(), &checkpoint, &test_device()).unwrap();
     let mut record = Record::new((0..reference.resid_post.len()).map(HookPoint::ResidPost));
     let hidden = model.forward(&Batch::packed([&reference.ids]), &mut record);
     let off = largest_difference(floats(model.logits(hidden)), &reference.logits.concat());
@@ -287,7 +288,7 @@ fn an_exported_folder_is_the_same_model_with_the_weights_that_were_changed() {
         _ => x,
     });
     export(&source, Access::Map, &*halved, folder.path()).unwrap();
-    let back = Pretrained::load(folder.path(), &Device::flex()).unwrap();
+    let back = Pretrained::load(folder.path(), &test_device()).unwrap();
     let text = "Straße 2026: naïve 🦀\tfn main() {}";
     assert_eq!(back.tokenizer.encode_text(text), smol.tokenizer.encode_text(text));
     let messages = [Message::user("Why is the sky blue?")];
@@ -330,7 +331,7 @@ fn weights_in_fewer_bits_cost_what_the_docs_say() {
         (Weights::Bf16, 0.5, 0.01),
         (Weights::Q8, 1.0, 0.02),
     ] {
-        let model = Pretrained::load_with(&path, Access::default(), weights, &Device::flex())
+        let model = Pretrained::load_with(&path, Access::default(), weights, &test_device())
             .unwrap()
             .model;
         let (found, with) = outcome(&model);
@@ -343,7 +344,7 @@ fn weights_in_fewer_bits_cost_what_the_docs_say() {
 
 #[test]
 fn stored_weights_sample_the_same_tokens() {
-    let stored = Pretrained::load_with(&SMOL_PATH, Access::default(), Weights::Stored, &Device::flex()).unwrap();
+    let stored = Pretrained::load_with(&SMOL_PATH, Access::default(), Weights::Stored, &test_device()).unwrap();
     let prompts =
         ["Once upon a time", "The capital of France is", "2 + 2 ="].map(|text| SMOL.tokenizer.encode_text(text));
     let config = GenerateConfig::new(12);

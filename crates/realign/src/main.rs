@@ -3,7 +3,6 @@
 mod args;
 mod chat_model;
 mod commands;
-mod device;
 mod error;
 mod lab;
 mod plan;

@@ -233,17 +233,17 @@ fn sum_of_squares(x: Tensor<2>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
     use realign_run::Seed;
+    use realign_tensor::test_device;
 
     use super::*;
     use crate::SaeConfig;
 
     fn parameters() -> Parameters {
-        let sae = SaeConfig::new(6, 12, 2).init(&Seed::new(3), &Device::flex());
+        let sae = SaeConfig::new(6, 12, 2).init(&Seed::new(3), &test_device());
         let b_enc: Vec<f32> = (0..12).map(|i| (i as f32).cos() * 0.1).collect();
         let b_dec: Vec<f32> = (0..6).map(|i| (i as f32 + 0.5).sin()).collect();
-        let vector = |x: Vec<f32>| Tensor::<1>::from_floats(x.as_slice(), &Device::flex());
+        let vector = |x: Vec<f32>| Tensor::<1>::from_floats(x.as_slice(), &test_device());
         Parameters {
             w_enc: Parameter::new(sae.w_enc.mul_scalar(1.1)),
             b_enc: Parameter::new(vector(b_enc)),
@@ -254,7 +254,7 @@ mod tests {
 
     fn input() -> Tensor<2> {
         let x: Vec<f32> = (0..30).map(|i| (i as f32 * 0.9).sin() * 2.0).collect();
-        Tensor::from_data(TensorData::new(x, [5, 6]), &Device::flex())
+        Tensor::from_data(TensorData::new(x, [5, 6]), &test_device())
     }
 
     /// The loss by burn's autodiff, from dense products.
@@ -277,7 +277,7 @@ mod tests {
         let total = square(x.clone() - x.mean_dim(0)).into_scalar::<f32>();
         let mut loss = square(error.clone()).div_scalar(total);
         if !aux.dead.is_empty() {
-            let dead = ids(aux.dead, &Device::flex());
+            let dead = ids(aux.dead, &test_device());
             let missing = error.inner().neg().slice([0..2, 0..6]);
             let total = square(missing.clone() - missing.clone().mean_dim(0)).into_scalar::<f32>();
             let (w, b) = (

@@ -450,6 +450,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use realign_tensor::test_device;
     use std::ops::ControlFlow;
 
     use super::*;
@@ -488,7 +489,7 @@ mod tests {
             &mut toy(),
             AT,
             &Seed::new(7),
-            &Device::flex(),
+            &test_device(),
             checkpoints,
             report,
         )
@@ -523,7 +524,7 @@ mod tests {
             trained.metrics
         );
         // Most of the true directions are a decoder row.
-        let truth = SaeConfig::new(32, 48, 1).init(&Seed::new(99), &Device::flex()).w_dec;
+        let truth = SaeConfig::new(32, 48, 1).init(&Seed::new(99), &test_device()).w_dec;
         let cosines = truth
             .matmul(trained.sae.w_dec.clone().transpose())
             .max_dim(1)
@@ -542,7 +543,7 @@ mod tests {
                 ..config(300)
             };
             let (mut run, mut toy) = (
-                Run::begin(SIZES, &Seed::new(7), &Device::flex()),
+                Run::begin(SIZES, &Seed::new(7), &test_device()),
                 Toy::new(32, 192, 3, 256),
             );
             let w_enc = run.parameters.w_enc.value.clone();
@@ -626,14 +627,14 @@ mod tests {
         let run = |config: TrainConfig, sizes, source: &mut dyn ActivationSource| {
             let report = &mut |_: Progress<'_>| ControlFlow::Continue(());
             config
-                .train(sizes, source, AT, &Seed::new(7), &Device::flex(), None, report)
+                .train(sizes, source, AT, &Seed::new(7), &test_device(), None, report)
                 .unwrap_err()
                 .to_string()
         };
         struct Same(f32);
         impl ActivationSource for Same {
             fn next_batch(&mut self) -> Option<Tensor<2>> {
-                (self.0 != 0.0).then(|| Tensor::full([8, 32], self.0, &Device::flex()))
+                (self.0 != 0.0).then(|| Tensor::full([8, 32], self.0, &test_device()))
             }
             fn skip(&mut self, _batches: usize) {}
         }

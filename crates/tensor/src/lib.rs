@@ -2,6 +2,7 @@
 
 mod adamw;
 mod autodiff;
+mod device;
 #[cfg(feature = "flex")]
 mod flex;
 mod frozen;
@@ -26,6 +27,9 @@ mod packed;
 mod spans;
 
 pub use adamw::AdamWStep;
+#[doc(hidden)]
+pub use device::test_device;
+pub use device::{DEVICES, DeviceChoice, DeviceError, device};
 pub use frozen::{Frozen, packed_product};
 pub use functions::{
     adamw, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu,

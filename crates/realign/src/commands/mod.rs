@@ -19,13 +19,14 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use realign_data::{Domain, Tone};
 use realign_model::Access;
+use realign_tensor::DeviceError;
 use serde::Serialize;
 
 use crate::args::{Cli, Command, DomainArg, Global, ToneArg};
 use crate::chat_model::ChatModel;
 use crate::error::{Failure, Result};
 use crate::progress::Show;
-use crate::{device, resolve};
+use crate::resolve;
 
 /// Runs a command.
 pub fn run(cli: Cli) -> Result<()> {
@@ -49,6 +50,17 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
+/// What is wrong with `--device`, and how to build what is missing.
+fn no_device(spec: &str, error: &DeviceError) -> Failure {
+    let failure = Failure::usage(format!("--device {spec}: {error}"));
+    match error {
+        DeviceError::NotBuilt(name) => {
+            failure.hint(format!("cargo run --release --features {name} -- … --device {spec}"))
+        }
+        _ => failure,
+    }
+}
+
 /// What the options of every command come to.
 pub struct Context {
     /// The options.
@@ -61,7 +73,7 @@ pub struct Context {
 
 impl Context {
     fn new(global: Global) -> Result<Self> {
-        let device = device::parse(&global.device)?;
+        let device = realign_tensor::device(&global.device).map_err(|e| no_device(&global.device, &e))?;
         Ok(Self {
             show: Show::choose(global.quiet),
             device,

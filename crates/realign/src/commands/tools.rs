@@ -4,23 +4,23 @@ use std::path::Path;
 
 use clap::CommandFactory;
 use realign_core::{Batch, rows};
+use realign_tensor::{DEVICES, DeviceChoice};
 use serde_json::json;
 
 use super::{Context, print};
 use crate::args::{Cli, Global, LogitsArgs};
-use crate::device::CHOICES;
 use crate::error::{Failure, Result};
 
 /// Lists the devices.
 pub fn devices(global: &Global) -> Result<()> {
-    let line = |c: &crate::device::Choice| match c.built {
+    let line = |c: &DeviceChoice| match c.built {
         true => format!("{:<8} ready", c.name),
-        false => format!("{:<8} not in this build; rebuild with --features {}", c.name, c.feature),
+        false => format!("{:<8} not in this build; rebuild with --features {}", c.name, c.name),
     };
-    let text: Vec<String> = CHOICES.iter().map(line).collect();
-    let all: Vec<_> = CHOICES
+    let text: Vec<String> = DEVICES.iter().map(line).collect();
+    let all: Vec<_> = DEVICES
         .iter()
-        .map(|c| json!({"name": c.name, "built": c.built, "feature": c.feature}))
+        .map(|c| json!({"name": c.name, "built": c.built, "feature": c.name}))
         .collect();
     print(global, &text.join("\n"), &json!({"devices": all}))
 }

@@ -3,12 +3,17 @@
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::simd::{axpy, dot, exp_sum, max, with_simd};
+use super::simd::{dot, exp_sum, max};
 use super::view::{contiguous, dims, float, slice};
+use super::wide::{LANES, Wide, Work, with_wide};
 use crate::{Span, Spans};
 
 /// Queries that one task handles.
-const QUERIES: usize = 4;
+const QUERIES: usize = 16;
+
+/// Heads and queries, "rows" below, that share one reading of keys and values. Every number is a sum in an order of its own,
+/// so that how rows come together changes no bit.
+const ROWS: usize = 4;
 
 /// `q [token, head, d]`, `k`/`v [row, kv_head, d]`.
 struct Shape {
@@ -37,65 +42,202 @@ impl Shape {
     }
 }
 
-/// The span and the offset inside it of every query.
-fn locate(spans: &Spans) -> Vec<(&Span, usize)> {
-    spans
-        .spans
-        .iter()
-        .flat_map(|span| (0..span.queries.len()).map(move |j| (span, j)))
-        .collect()
-}
-
-/// The key rows that a query sees. Plain loops over slices from here on: what an iterator's adaptor runs in a function of
-/// its own is compiled without the instruction set that [`with_simd`] chose.
-fn key_rows(span: &Span, j: usize, rows: &mut Vec<usize>) {
-    rows.clear();
-    rows.extend(span.keys(j));
+/// The tasks of a forward pass: spans, and in them some queries.
+fn tasks(spans: &Spans) -> Vec<(&Span, std::ops::Range<usize>)> {
+    let mut tasks = Vec::new();
+    for span in &spans.spans {
+        let n = span.queries.len();
+        tasks.extend((0..n).step_by(QUERIES).map(|from| (span, from..n.min(from + QUERIES))));
+    }
+    tasks
 }
 
 pub(super) fn forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, spans: &Spans) -> FlexTensor {
     let s = Shape::new(q, k, spans);
     let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
     let (q, k, v) = (slice::<f32>(&q), slice::<f32>(&k), slice::<f32>(&v));
-    let located = locate(spans);
     let row = s.heads * s.d;
     let mut out = vec![0f32; s.queries * row];
-    out.par_chunks_mut(QUERIES * row).enumerate().for_each(|(task, out)| {
-        let (mut scores, mut rows) = (Vec::new(), Vec::new());
-        for (i, out) in out.chunks_exact_mut(row).enumerate() {
-            let t = task * QUERIES + i;
-            let (span, j) = located[t];
-            key_rows(span, j, &mut rows);
-            scores.resize(rows.len(), 0.0);
-            with_simd(
-                #[inline(always)]
-                || {
-                    for h in 0..s.heads {
-                        let kv = h / s.group;
-                        softmax(&s, &q[t * row + h * s.d..][..s.d], k, kv, &rows, &mut scores);
-                        let out = &mut out[h * s.d..][..s.d];
-                        for i in 0..rows.len() {
-                            axpy(out, scores[i], &v[(rows[i] * s.kv_heads + kv) * s.d..][..s.d]);
-                        }
-                    }
-                },
-            );
+    // Tasks lie one after another in the output.
+    let mut rest = &mut out[..];
+    let tasks: Vec<_> = tasks(spans)
+        .into_iter()
+        .map(|(span, queries)| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(queries.len() * row);
+            rest = after;
+            (span, queries, part)
+        })
+        .collect();
+    tasks.into_par_iter().for_each(|(span, queries, out)| {
+        let mut scores = Vec::new();
+        let rows: Vec<usize> = span.keys(queries.end - 1).collect();
+        let first = span.queries.start + queries.start;
+        for kv in 0..s.kv_heads {
+            with_wide(Forward {
+                s: &s,
+                q: &q[first * row..][..queries.len() * row],
+                k,
+                v,
+                rows: &rows,
+                kv,
+                seen: span.n_keys(queries.start),
+                scores: &mut scores,
+                out: &mut *out,
+            });
         }
     });
     float(out, &[s.queries, s.heads, s.d])
 }
 
-/// Fills `scores` with the attention pattern of one query and head over `rows`.
-#[inline(always)]
-fn softmax(s: &Shape, q: &[f32], k: &[f32], kv: usize, rows: &[usize], scores: &mut [f32]) {
-    for i in 0..rows.len() {
-        scores[i] = dot(q, &k[(rows[i] * s.kv_heads + kv) * s.d..][..s.d]) * s.scale;
+/// Some queries' heads of one key/value head.
+struct Forward<'a> {
+    s: &'a Shape,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    /// The key rows that the last query sees.
+    rows: &'a [usize],
+    kv: usize,
+    /// Keys that the first query sees; each next one sees one more.
+    seen: usize,
+    scores: &'a mut Vec<f32>,
+    out: &'a mut [f32],
+}
+
+impl Work for Forward<'_> {
+    #[inline(always)]
+    fn run<W: Wide>(self, wide: W) {
+        let (s, d) = (self.s, self.s.d);
+        let stride = self.rows.len();
+        let matrix = |of| Matrix {
+            of,
+            rows: self.rows,
+            s,
+            kv: self.kv,
+        };
+        let (k, v) = (matrix(self.k), matrix(self.v));
+        // Row r is query r / group and head r % group of this key/value head; where it begins in `q` and `out`.
+        let place = |r: usize| (r / s.group * s.heads + self.kv * s.group + r % s.group) * d;
+        self.scores.clear();
+        self.scores.resize(ROWS * stride, 0.0);
+        let rows = self.q.len() / (s.heads * d) * s.group;
+        let mut row = 0;
+        while row < rows {
+            let count = ROWS.min(rows - row);
+            let mut q = [&self.q[..d]; ROWS];
+            for r in 0..count {
+                q[r] = &self.q[place(row + r)..][..d];
+            }
+            let seen = |r: usize| self.seen + (row + r) / s.group;
+            let most = seen(count - 1);
+            for key in 0..most {
+                let products = dots(wide, &q, k.row(key));
+                for r in 0..count {
+                    self.scores[r * stride + key] = products[r] * s.scale;
+                }
+            }
+            for r in 0..count {
+                let scores = &mut self.scores[r * stride..][..most];
+                pattern(&mut scores[..seen(r)]);
+                // Another row of these may see more.
+                scores[seen(r)..].fill(0.0);
+            }
+            let weights = &self.scores[..];
+            for at in (0..d).step_by(2 * LANES) {
+                let sums = weighted(wide, weights, &v, most, at);
+                for r in 0..count {
+                    let width = (d - at).min(2 * LANES);
+                    self.out[place(row + r) + at..][..width].copy_from_slice(&sums[r][..width]);
+                }
+            }
+            row += count;
+        }
     }
+}
+
+/// Turns one row's scores into its attention pattern.
+#[inline(always)]
+fn pattern(scores: &mut [f32]) {
     let top = max(scores);
     let inverse = 1.0 / exp_sum(scores, top);
-    for p in scores.iter_mut() {
-        *p *= inverse;
+    for i in 0..scores.len() {
+        scores[i] *= inverse;
     }
+}
+
+/// Dot products of some rows with one.
+#[inline(always)]
+fn dots<W: Wide>(wide: W, rows: &[&[f32]; ROWS], with: &[f32]) -> [f32; ROWS] {
+    let (chunks, rest) = with.as_chunks::<LANES>();
+    let mut sums = [wide.splat(0.0); ROWS];
+    for c in 0..chunks.len() {
+        let with = wide.load(&chunks[c]);
+        for r in 0..ROWS {
+            let x = rows[r][c * LANES..].first_chunk().expect("rows are as long");
+            sums[r] = wide.mul_add(wide.load(x), with, sums[r]);
+        }
+    }
+    let mut totals = [0f32; ROWS];
+    for r in 0..ROWS {
+        totals[r] = wide.sum(sums[r]);
+        for i in 0..rest.len() {
+            totals[r] += rows[r][chunks.len() * LANES + i] * rest[i];
+        }
+    }
+    totals
+}
+
+/// One key/value head's row of every key.
+struct Matrix<'a> {
+    of: &'a [f32],
+    rows: &'a [usize],
+    s: &'a Shape,
+    kv: usize,
+}
+
+impl<'a> Matrix<'a> {
+    #[inline(always)]
+    fn row(&self, key: usize) -> &'a [f32] {
+        &self.of[(self.rows[key] * self.s.kv_heads + self.kv) * self.s.d..][..self.s.d]
+    }
+}
+
+/// Columns `at..at + 32` of the sums of the first `n` rows of a matrix, weighted by `weights [ROWS, stride]`.
+#[inline(always)]
+fn weighted<W: Wide>(wide: W, weights: &[f32], matrix: &Matrix<'_>, n: usize, at: usize) -> [[f32; 2 * LANES]; ROWS] {
+    let (d, stride) = (matrix.s.d, matrix.rows.len());
+    let mut out = [[0f32; 2 * LANES]; ROWS];
+    if d - at >= 2 * LANES {
+        let mut sums = [[wide.splat(0.0); 2]; ROWS];
+        for key in 0..n {
+            let row = &matrix.row(key)[at..][..2 * LANES];
+            let (low, high) = row.split_at(LANES);
+            let low = wide.load(low.first_chunk().expect("sixteen of them"));
+            let high = wide.load(high.first_chunk().expect("sixteen of them"));
+            for r in 0..ROWS {
+                let weight = wide.splat(weights[r * stride + key]);
+                sums[r] = [
+                    wide.mul_add(weight, low, sums[r][0]),
+                    wide.mul_add(weight, high, sums[r][1]),
+                ];
+            }
+        }
+        for r in 0..ROWS {
+            out[r][..LANES].copy_from_slice(&wide.store(sums[r][0]));
+            out[r][LANES..].copy_from_slice(&wide.store(sums[r][1]));
+        }
+        return out;
+    }
+    // The end of a row that is no whole number of them.
+    for key in 0..n {
+        let row = &matrix.row(key)[at..];
+        for r in 0..ROWS {
+            for i in 0..row.len() {
+                out[r][i] = weights[r * stride + key].mul_add(row[i], out[r][i]);
+            }
+        }
+    }
+    out
 }
 
 /// One key/value head's share of the gradients, in its own rows.
@@ -149,35 +291,135 @@ fn head_backward(s: &Shape, q: &[f32], k: &[f32], v: &[f32], grad: &[f32], spans
         k: vec![0.0; s.rows * s.d],
         v: vec![0.0; s.rows * s.d],
     };
-    let (mut pattern, mut slope, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-    for (t, (span, j)) in locate(spans).into_iter().enumerate() {
-        key_rows(span, j, &mut rows);
-        pattern.resize(rows.len(), 0.0);
-        slope.resize(rows.len(), 0.0);
-        with_simd(
-            #[inline(always)]
-            || {
-                for g in 0..s.group {
-                    let at = (t * s.heads + kv * s.group + g) * s.d;
-                    let (q, grad) = (&q[at..][..s.d], &grad[at..][..s.d]);
-                    softmax(s, q, k, kv, &rows, &mut pattern);
-                    for i in 0..rows.len() {
-                        slope[i] = dot(grad, &v[(rows[i] * s.kv_heads + kv) * s.d..][..s.d]);
-                    }
-                    let mean = dot(&pattern, &slope);
-                    let to_q = &mut out.q[(t * s.group + g) * s.d..][..s.d];
-                    for i in 0..rows.len() {
-                        let r = rows[i];
-                        let to_score = pattern[i] * (slope[i] - mean) * s.scale;
-                        axpy(to_q, to_score, &k[(r * s.kv_heads + kv) * s.d..][..s.d]);
-                        axpy(&mut out.k[r * s.d..][..s.d], to_score, q);
-                        axpy(&mut out.v[r * s.d..][..s.d], pattern[i], grad);
-                    }
-                }
-            },
-        );
+    let mut scratch = [const { Vec::new() }; 2];
+    let (width, group) = (s.heads * s.d, s.group * s.d);
+    for span in spans.spans.iter().filter(|span| !span.queries.is_empty()) {
+        let rows: Vec<usize> = span.keys(span.queries.len() - 1).collect();
+        let queries = span.queries.clone();
+        with_wide(Backward {
+            s,
+            q: &q[queries.start * width..queries.end * width],
+            grad: &grad[queries.start * width..queries.end * width],
+            k,
+            v,
+            rows: &rows,
+            kv,
+            seen: span.n_keys(0),
+            scratch: &mut scratch,
+            to_q: &mut out.q[queries.start * group..queries.end * group],
+            to_k: &mut out.k,
+            to_v: &mut out.v,
+        });
     }
     out
+}
+
+/// The gradients of one span and one key/value head.
+struct Backward<'a> {
+    s: &'a Shape,
+    q: &'a [f32],
+    grad: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    /// The key rows that the last query sees.
+    rows: &'a [usize],
+    kv: usize,
+    /// Keys that the first query sees; each next one sees one more.
+    seen: usize,
+    scratch: &'a mut [Vec<f32>; 2],
+    /// `[query, head of the group, d]`.
+    to_q: &'a mut [f32],
+    /// `[key row, d]`.
+    to_k: &'a mut [f32],
+    to_v: &'a mut [f32],
+}
+
+impl Work for Backward<'_> {
+    #[inline(always)]
+    fn run<W: Wide>(self, wide: W) {
+        let (s, d) = (self.s, self.s.d);
+        let stride = self.rows.len();
+        let matrix = |of| Matrix {
+            of,
+            rows: self.rows,
+            s,
+            kv: self.kv,
+        };
+        let (k, v) = (matrix(self.k), matrix(self.v));
+        let [patterns, slopes] = self.scratch;
+        for buffer in [&mut *patterns, &mut *slopes] {
+            buffer.clear();
+            buffer.resize(ROWS * stride, 0.0);
+        }
+        let rows = self.to_q.len() / d;
+        let place = |r: usize| (r / s.group * s.heads + self.kv * s.group + r % s.group) * d;
+        let mut row = 0;
+        while row < rows {
+            let count = ROWS.min(rows - row);
+            let (mut q, mut grad) = ([&self.q[..d]; ROWS], [&self.grad[..d]; ROWS]);
+            for r in 0..count {
+                q[r] = &self.q[place(row + r)..][..d];
+                grad[r] = &self.grad[place(row + r)..][..d];
+            }
+            let seen = |r: usize| self.seen + (row + r) / s.group;
+            let most = seen(count - 1);
+            for key in 0..most {
+                let products = dots(wide, &q, k.row(key));
+                let to_patterns = dots(wide, &grad, v.row(key));
+                for r in 0..ROWS {
+                    patterns[r * stride + key] = products[r] * s.scale;
+                    slopes[r * stride + key] = to_patterns[r];
+                }
+            }
+            for r in 0..ROWS {
+                let (patterns, slopes) = (&mut patterns[r * stride..][..most], &mut slopes[r * stride..][..most]);
+                // Rows that are not there see nothing, and another one of these may see more.
+                let seen = if r < count { seen(r) } else { 0 };
+                if seen > 0 {
+                    pattern(&mut patterns[..seen]);
+                    let mean = dot(&patterns[..seen], &slopes[..seen]);
+                    for i in 0..seen {
+                        slopes[i] = patterns[i] * (slopes[i] - mean) * s.scale;
+                    }
+                }
+                patterns[seen..].fill(0.0);
+                slopes[seen..].fill(0.0);
+            }
+            for at in (0..d).step_by(2 * LANES) {
+                let sums = weighted(wide, slopes, &k, most, at);
+                for r in 0..count {
+                    let width = (d - at).min(2 * LANES);
+                    self.to_q[(row + r) * d + at..][..width].copy_from_slice(&sums[r][..width]);
+                }
+            }
+            for key in 0..most {
+                let to = self.rows[key] * d..(self.rows[key] + 1) * d;
+                spread(wide, slopes, stride, key, &q, &mut self.to_k[to.clone()]);
+                spread(wide, patterns, stride, key, &grad, &mut self.to_v[to]);
+            }
+            row += count;
+        }
+    }
+}
+
+/// `out += weights[r, key] · rows[r]` for every row.
+#[inline(always)]
+fn spread<W: Wide>(wide: W, weights: &[f32], stride: usize, key: usize, rows: &[&[f32]; ROWS], out: &mut [f32]) {
+    let (chunks, rest) = out.as_chunks_mut::<LANES>();
+    let whole = chunks.len() * LANES;
+    for c in 0..chunks.len() {
+        let mut sum = wide.load(&chunks[c]);
+        for r in 0..ROWS {
+            let x = rows[r][c * LANES..].first_chunk().expect("rows are as long");
+            sum = wide.mul_add(wide.splat(weights[r * stride + key]), wide.load(x), sum);
+        }
+        chunks[c] = wide.store(sum);
+    }
+    for i in 0..rest.len() {
+        for r in 0..ROWS {
+            rest[i] = weights[r * stride + key].mul_add(rows[r][whole + i], rest[i]);
+        }
+    }
 }
 
 /// Writes block `index` of each row of `whole`, whose rows are `count` blocks of `width`.

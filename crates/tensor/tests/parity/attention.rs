@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use proptest::prelude::*;
-use realign_tensor::{Span, Spans, attention};
+use realign_tensor::{Span, Spans, attention, test_device};
 
 use crate::numbers::{Layout, Outcome, agree, bits, leaf, outcome, uniform, values};
 
@@ -87,7 +87,7 @@ fn scores_of_thousands_give_a_pattern_that_sums_to_one() {
 
 #[test]
 fn the_first_token_sees_only_itself_and_no_later_one_reaches_back() {
-    let device = Device::flex();
+    let device = test_device();
     let [q, k, v] = [1, 2, 3].map(|seed| uniform(seed, [6, 2, 4], &device));
     let spans = Arc::new(Spans::packed(&[6]));
     let before = values(attention(q.clone(), k.clone(), v.clone(), spans.clone()));
@@ -125,7 +125,7 @@ proptest! {
         (kv_heads, group, d) in (1usize..4, 1usize..4, 1usize..40),
         seed in 0u8..90,
     ) {
-        let (device, n) = (Device::flex(), lengths.iter().sum());
+        let (device, n) = (test_device(), lengths.iter().sum());
         let (q_width, kv_width) = (kv_heads * group * d, kv_heads * d);
         let q = uniform(seed, [n, kv_heads * group, d], &device);
         let [k, v] = [1, 2].map(|more| uniform(seed + more, [n, kv_heads, d], &device));
@@ -156,7 +156,7 @@ proptest! {
         continuations in prop::collection::vec(length(), 1..4),
         seed in 0u8..90,
     ) {
-        let (device, n) = (Device::flex(), prefix + continuations.iter().sum::<usize>());
+        let (device, n) = (test_device(), prefix + continuations.iter().sum::<usize>());
         let [q, k, v] = [0, 1, 2].map(|more| uniform(seed + more, [n, 2, 6], &device));
         let mut spans = vec![span(0..prefix, [], 0)];
         let mut start = prefix;
@@ -179,7 +179,7 @@ proptest! {
         unused in 0usize..5,
         seed in 0u8..90,
     ) {
-        let device = Device::flex();
+        let device = test_device();
         let q = uniform(seed, [n, 4, 5], &device);
         let [k, v] = [1, 2].map(|more| uniform(seed + more, [n + unused, 2, 5], &device));
         let tokens: Vec<usize> = (0..n).collect();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 use realign_tensor::{
     Span, Spans, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, swiglu,
+    test_device,
 };
 
 use crate::numbers::{leaf, loss, reference, uniform, values, whole};
@@ -37,7 +38,7 @@ fn check<const D: usize, const E: usize>(name: &str, x: Tensor<D>, f: impl Fn(Te
 }
 
 fn devices() -> [Device; 2] {
-    [Device::flex(), reference()]
+    [test_device(), reference()]
 }
 
 #[test]
@@ -118,7 +119,7 @@ fn a_frozen_operand_gets_no_gradient_and_the_other_its_own() {
 
 #[test]
 fn constants_alone_leave_no_tape() {
-    let device = Device::flex();
+    let device = test_device();
     let [x, y] = [1, 2].map(|seed| uniform(seed, [4, 4], &device).autodiff());
     assert!(!product(x.clone(), y.clone()).is_tracked());
     assert!(!swiglu(x.clone(), y.clone()).is_tracked());
@@ -140,7 +141,7 @@ fn the_unembedding_gets_no_gradient() {
 #[test]
 #[should_panic(expected = "cross_entropy: the unembedding is frozen")]
 fn an_unembedding_that_wants_a_gradient_is_refused() {
-    let device = Device::flex();
+    let device = test_device();
     let (hidden, unembed) = (leaf(uniform(1, [3, 4], &device)), leaf(uniform(2, [9, 4], &device)));
     cross_entropy(hidden, unembed, whole(3, [3], 9, &device))
         .sum()

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Int, Tensor};
 use realign_tensor::{
     AdamWStep, Span, Spans, adamw, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode,
-    sparse_encode, swiglu, top_k,
+    sparse_encode, swiglu, test_device, top_k,
 };
 
 fn zeros<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    Tensor::zeros(shape, &Device::flex())
+    Tensor::zeros(shape, &test_device())
 }
 
 fn columns<const D: usize>(shape: [usize; D]) -> Tensor<D, Int> {
-    Tensor::zeros(shape, &Device::flex())
+    Tensor::zeros(shape, &test_device())
 }
 
 macro_rules! panics {

@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::RngExt;
 use proptest::test_runner::{RngAlgorithm, TestRng};
+use realign_tensor::test_device;
 
 /// How a tensor lies in its buffer; the numbers are random in each.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +123,7 @@ pub fn reference() -> Device {
 /// than `tolerance` where all are below one (inputs are of order one, and some gradients cancel to nothing).
 #[track_caller]
 pub fn agree(tolerance: f32, context: &str, run: impl Fn(&Device) -> Outcome) {
-    let (flex, wanted) = (run(&Device::flex()), run(&reference()));
+    let (flex, wanted) = (run(&test_device()), run(&reference()));
     for ((name, found), (_, wanted)) in flex.iter().zip(&wanted) {
         close(tolerance, &format!("{context}: {name}"), found, wanted);
     }

@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, TensorData};
 use realign_tensor::{
     AdamWStep, adamw, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu,
-    top_k,
+    test_device, top_k,
 };
 
 use crate::numbers::{Layout, agree, close, indices, leaf, outcome, uniform, values, whole};
@@ -34,7 +34,7 @@ fn products_agree_small_enough_for_one_thread_and_large() {
 
 #[test]
 fn a_product_over_nothing_is_zeros() {
-    let device = burn::tensor::Device::flex();
+    let device = test_device();
     let zeros = product(Tensor::zeros([2, 0], &device), Tensor::zeros([0, 3], &device));
     assert_eq!(values(zeros), [0.0; 6]);
     assert_eq!(
@@ -65,7 +65,7 @@ fn rotations_agree_and_are_undone_by_the_opposite_angle() {
             let angle = Layout::Transposed.tensor(2, [tokens, d / 2], device);
             outcome!(rotary(x.clone(), angle.clone().cos(), angle.sin()); x)
         });
-        let device = burn::tensor::Device::flex();
+        let device = test_device();
         let x: Tensor<3> = layout.tensor(1, [tokens, heads, d], &device);
         let angle = uniform(2, [tokens, d / 2], &device);
         let turned = rotary(x.clone(), angle.clone().cos(), angle.clone().sin());
@@ -120,7 +120,7 @@ fn top_k_agrees_from_one_to_all_of_a_row() {
 
 #[test]
 fn of_equal_numbers_the_lower_column_comes_first() {
-    let device = burn::tensor::Device::flex();
+    let device = test_device();
     let x: Tensor<2> = whole(1, [6, 200], 9, &device).float();
     let mut x = values(x);
     x[5] = f32::NEG_INFINITY;
@@ -176,7 +176,7 @@ fn sparse_decoding_agrees_also_when_a_token_names_a_latent_twice() {
 
 #[test]
 fn a_code_of_no_latent_decodes_to_zeros_and_has_gradients() {
-    let device = burn::tensor::Device::flex();
+    let device = test_device();
     let activations = leaf(Tensor::<2>::zeros([3, 0], &device));
     let w_dec = leaf(uniform(1, [5, 4], &device));
     let columns = Tensor::from_data(TensorData::new(Vec::<i32>::new(), [3, 0]), &device);
@@ -212,7 +212,7 @@ fn cross_entropies_agree_in_more_than_one_chunk_and_over_a_large_vocabulary() {
 
 #[test]
 fn cross_entropy_without_a_gradient_is_the_same_number() {
-    let device = burn::tensor::Device::flex();
+    let device = test_device();
     let hidden = uniform(1, [300, 16], &device);
     let (unembed, targets) = (uniform(2, [90, 16], &device), whole(3, [300], 90, &device));
     let plain = cross_entropy(hidden.clone(), unembed.clone(), targets.clone());
@@ -251,7 +251,7 @@ fn adamw_steps_agree() {
 
 #[test]
 fn adamw_leaves_tensors_that_others_hold_as_they_are() {
-    let device = burn::tensor::Device::flex();
+    let device = test_device();
     let [param, grad, first] = [1, 2, 3].map(|seed| uniform(seed, [4, 5], &device));
     let second = uniform(4, [4, 5], &device).abs();
     let before = [values(param.clone()), values(first.clone()), values(second.clone())];
@@ -268,7 +268,7 @@ fn adamw_leaves_tensors_that_others_hold_as_they_are() {
 
 #[test]
 fn the_first_adamw_step_is_the_learning_rate_against_the_sign() {
-    let device = burn::tensor::Device::flex();
+    let device = test_device();
     let grad = uniform(1, [30], &device);
     let zeros = Tensor::<1>::zeros([30], &device);
     let (param, _, _) = adamw(

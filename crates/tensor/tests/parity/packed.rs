@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, TensorData};
-use realign_tensor::{Blocks, Frozen, Packed, packed_product, product};
+use burn::tensor::TensorData;
+use realign_tensor::{Blocks, Frozen, Packed, packed_product, product, test_device};
 
 use crate::numbers::{Layout, agree, close, leaf, outcome, uniform, values};
 
@@ -12,7 +12,7 @@ const SUMS: f32 = 1e-5;
 
 /// One weight in each form; of blocks both with and without minima, and of both lengths.
 fn forms(seed: u8, shape: [usize; 2]) -> Vec<Packed> {
-    let device = Device::flex();
+    let device = test_device();
     let numbers = |seed, n: usize| values(uniform::<1>(seed, [n], &device));
     let weights = numbers(seed, shape[0] * shape[1]);
     let byte = |w: &f32| (w * 127.0) as i8;
@@ -62,7 +62,7 @@ fn they_agree_for_one_row_few_and_many() {
                     });
                 }
             }
-            let device = Device::flex();
+            let device = test_device();
             let x = uniform(1, [m, d_in], &device);
             let frozen = Frozen::packed((*packed).clone(), &device);
             let wanted = product(x.clone(), frozen.dense());
@@ -73,7 +73,7 @@ fn they_agree_for_one_row_few_and_many() {
 
 #[test]
 fn a_row_of_a_batch_is_the_row_alone() {
-    let device = Device::flex();
+    let device = test_device();
     for packed in forms(5, [40, 96]) {
         let frozen = Frozen::packed(packed, &device);
         let x = uniform(1, [9, 96], &device);
@@ -87,7 +87,7 @@ fn a_row_of_a_batch_is_the_row_alone() {
 
 #[test]
 fn rows_are_looked_up_in_either_form() {
-    let device = Device::flex();
+    let device = test_device();
     for packed in forms(7, [20, 64]) {
         let all = packed.to_vec();
         let dense = burn::tensor::Tensor::<2>::from_data(TensorData::new(all.clone(), [20, 64]), &device);
@@ -104,7 +104,7 @@ fn rows_are_looked_up_in_either_form() {
 
 #[test]
 fn packing_loses_what_its_bits_say() {
-    let weights = values(uniform::<1>(1, [64 * 32], &Device::flex()));
+    let weights = values(uniform::<1>(1, [64 * 32], &test_device()));
     let off = |packed: Packed| -> f32 {
         let pairs = packed.to_vec().into_iter().zip(&weights);
         pairs.map(|(found, wanted)| (found - wanted).abs()).fold(0.0, f32::max)
