@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use proptest::prelude::*;
 use realign_tensor::{Span, Spans, attention, test_device};
 
-use crate::numbers::{Layout, Outcome, agree, bits, leaf, outcome, uniform, values};
+use crate::numbers::{Layout, Outcome, agree, leaf, outcome, same, uniform, values};
 
 /// Sums over keys of exponentials of sums over a head.
 const TOLERANCE: f32 = 1e-5;
@@ -120,7 +120,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn packed_is_one_at_a_time_bit_for_bit(
+    fn packed_is_one_at_a_time(
         lengths in prop::collection::vec(length(), 1..6),
         (kv_heads, group, d) in (1usize..4, 1usize..4, 1usize..40),
         seed in 0u8..90,
@@ -144,14 +144,14 @@ proptest! {
             let alone = grads(&rows(&q, &tokens), &rows(&k, &tokens), &rows(&v, &tokens), Spans::packed(&[length]));
             for (i, (packed, alone)) in packed.iter().zip(&alone).enumerate() {
                 let width = if i < 2 { q_width } else { kv_width };
-                prop_assert_eq!(bits(&part(packed, width, &tokens)), bits(alone), "part {}", i);
+                same(&format!("part {i}"), &part(packed, width, &tokens), alone);
             }
             start += length;
         }
     }
 
     #[test]
-    fn a_shared_prefix_is_the_whole_sequence_bit_for_bit(
+    fn a_shared_prefix_is_the_whole_sequence(
         prefix in length(),
         continuations in prop::collection::vec(length(), 1..4),
         seed in 0u8..90,
@@ -169,12 +169,12 @@ proptest! {
             let tokens: Vec<usize> = (0..prefix).chain(branch.queries.clone()).collect();
             let whole = Arc::new(Spans::packed(&[tokens.len()]));
             let alone = values(attention(rows(&q, &tokens), rows(&k, &tokens), rows(&v, &tokens), whole));
-            prop_assert_eq!(bits(&part(&shared, 12, &tokens)), bits(&alone));
+            same("branch", &part(&shared, 12, &tokens), &alone);
         }
     }
 
     #[test]
-    fn the_last_token_with_a_cache_is_that_of_the_whole_sequence_bit_for_bit(
+    fn the_last_token_with_a_cache_is_that_of_the_whole_sequence(
         n in 1usize..30,
         unused in 0usize..5,
         seed in 0u8..90,
@@ -187,6 +187,6 @@ proptest! {
         let whole = values(attention(q.clone(), rows(&k, &tokens), rows(&v, &tokens), packed));
         let cached = Spans { spans: vec![span(0..1, 0..n as u32 - 1, n - 1)] };
         let last = values(attention(rows(&q, &[n - 1]), k, v, Arc::new(cached)));
-        prop_assert_eq!(bits(&whole[(n - 1) * 20..]), bits(&last));
+        same("last", &whole[(n - 1) * 20..], &last);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::tensor::TensorData;
 use realign_tensor::{Blocks, Frozen, Packed, packed_product, product, test_device};
 
-use crate::numbers::{Layout, agree, close, leaf, outcome, uniform, values};
+use crate::numbers::{Layout, agree, close, leaf, outcome, same, uniform, values};
 
 /// Sums of hundreds of products, in another order.
 const SUMS: f32 = 1e-5;
@@ -80,7 +80,7 @@ fn a_row_of_a_batch_is_the_row_alone() {
         let together = values(frozen.apply(x.clone()));
         for row in 0..9 {
             let alone = values(frozen.apply(x.clone().slice([row..row + 1, 0..96])));
-            assert_eq!(together[row * 40..][..40], alone, "row {row} of {frozen:?}");
+            same(&format!("row {row} of {frozen:?}"), &together[row * 40..][..40], &alone);
         }
     }
 }
