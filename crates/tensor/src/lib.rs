@@ -9,6 +9,7 @@ mod frozen;
 mod functions;
 mod lanes;
 #[cfg(feature = "tch")]
+#[allow(deprecated)] // burn keeps libtorch until 0.23.
 mod libtorch;
 // Without a backend the generated dispatch uses no argument.
 #[cfg_attr(
@@ -41,7 +42,18 @@ pub use packed::{Blocks, Packed};
 pub use spans::{Span, Spans};
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-impl TensorOps for burn::backend::Cube {}
+impl TensorOps for burn::backend::Cube {
+    /// CubeCL's own kernel: burn asks of it that of equal numbers the lower column comes first.
+    fn top_k(
+        x: burn::backend::tensor::FloatTensor<Self>,
+        k: usize,
+    ) -> (
+        burn::backend::tensor::FloatTensor<Self>,
+        burn::backend::tensor::IntTensor<Self>,
+    ) {
+        ops::own_top_k::<Self>(x, k)
+    }
+}
 // burn keeps ndarray until 0.23; this project serves it as long as burn does.
 #[cfg(feature = "ndarray")]
 #[allow(deprecated)]
