@@ -81,6 +81,7 @@ pub fn device(spec: &str) -> Result<Device, DeviceError> {
         #[allow(deprecated)]
         "ndarray" => Device::ndarray(),
         #[cfg(feature = "tch")]
+        #[allow(deprecated)]
         "tch" => match index {
             Some(index) => Device::libtorch_cuda(index),
             None => Device::libtorch(),

@@ -27,6 +27,11 @@ pub(crate) const CROSS_ENTROPY_CHUNK: usize = 256;
 pub trait TensorOps: Backend {
     /// Matrix product `[m, k] · [k, n]`; either operand may be a transposed view.
     fn product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ([m, k], n) = (a.shape().dims(), b.shape()[1]);
+        // burn's ndarray divides by zero over nothing.
+        if m == 0 || k == 0 || n == 0 {
+            return Self::float_zeros(Shape::from([m, n]), &a.device(), a.dtype().into());
+        }
         Self::float_matmul(a, b)
     }
 
@@ -34,7 +39,7 @@ pub trait TensorOps: Backend {
     fn packed_product(x: FloatTensor<Self>, w: Arc<Packed>, transposed: bool) -> FloatTensor<Self> {
         let w = Self::float_from_data(TensorData::new(w.to_vec(), w.shape()), &x.device());
         let w = if transposed { w } else { Self::float_transpose(w) };
-        Self::float_matmul(x, w)
+        Self::product(x, w)
     }
 
     /// `y = x / sqrt(mean(x²) + eps) · weight`, per row.
