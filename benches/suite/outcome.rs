@@ -130,7 +130,7 @@ impl Report {
         let text = serde_json::to_string_pretty(&self.json())? + "\n";
         realign::run::write_atomic(path, text.as_bytes())?;
         Ok(realign::run::write_atomic(
-            &path.with_extension("html"),
+            path.with_extension("html"),
             self.page().as_bytes(),
         )?)
     }

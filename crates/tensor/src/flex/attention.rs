@@ -1,5 +1,10 @@
 //! Causal grouped-query attention over packed spans, without a pattern matrix in memory.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "row r of a tile indexes several arrays at once, which the compiler keeps in registers"
+)]
+
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
@@ -160,9 +165,7 @@ impl Work for Forward<'_> {
 fn pattern(scores: &mut [f32]) {
     let top = max(scores);
     let inverse = 1.0 / exp_sum(scores, top);
-    for i in 0..scores.len() {
-        scores[i] *= inverse;
-    }
+    scores.iter_mut().for_each(|score| *score *= inverse);
 }
 
 /// Dot products of some rows with one.

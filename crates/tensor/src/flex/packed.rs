@@ -178,8 +178,8 @@ fn each_pair<W: Wide>(wide: W, w: &Packed, row: usize, mut each: impl FnMut(usiz
     match &w.numbers {
         Numbers::Bf16(bits) => {
             let (pairs, _) = bits[row * d..][..d].as_chunks::<{ 2 * LANES }>();
-            for p in 0..pairs.len() {
-                let (halves, _) = pairs[p].as_chunks::<LANES>();
+            for (p, pair) in pairs.iter().enumerate() {
+                let (halves, _) = pair.as_chunks::<LANES>();
                 each(2 * p, [wide.halves(&halves[0]), wide.halves(&halves[1])]);
             }
         }
@@ -187,8 +187,8 @@ fn each_pair<W: Wide>(wide: W, w: &Packed, row: usize, mut each: impl FnMut(usiz
             let (pairs, _) = quants[row * d..][..d].as_chunks::<{ 2 * LANES }>();
             // A pair is one block or two.
             let (first, per_pair) = (row * d / blocks.len, 2 * LANES / blocks.len);
-            for p in 0..pairs.len() {
-                let (halves, _) = pairs[p].as_chunks::<LANES>();
+            for (p, pair) in pairs.iter().enumerate() {
+                let (halves, _) = pair.as_chunks::<LANES>();
                 let block = first + p * per_pair;
                 let (low, high) = (blocks.at(block), blocks.at(block + per_pair - 1));
                 each(2 * p, [bytes(wide, &halves[0], low), bytes(wide, &halves[1], high)]);
@@ -197,9 +197,9 @@ fn each_pair<W: Wide>(wide: W, w: &Packed, row: usize, mut each: impl FnMut(usiz
         Numbers::Q4(quants, blocks) => {
             let (pairs, _) = quants[row * d / 2..][..d / 2].as_chunks::<LANES>();
             let first = row * d / blocks.len;
-            for p in 0..pairs.len() {
+            for (p, pair) in pairs.iter().enumerate() {
                 let (scale, min) = blocks.at(first + p);
-                each(2 * p, wide.nibbles(&pairs[p], scale, min));
+                each(2 * p, wide.nibbles(pair, scale, min));
             }
         }
     }
