@@ -71,7 +71,11 @@ impl Place {
         let load = |weights| -> Result<Llama> {
             Ok(Pretrained::load_with(&self.gguf, Access::default(), weights, &self.device)?.model)
         };
-        let model = || load(Weights::F32);
+        let (name, weights) = match name.strip_suffix("_bf16") {
+            Some(name) => (name, Weights::Bf16),
+            None => (name, Weights::F32),
+        };
+        let model = || load(weights);
         let texts = || Batch::packed((0..TEXTS).map(|i| text(TEXTS * TOKENS)[i * TOKENS..][..TOKENS].to_vec()));
         let at = HookPoint::ResidPost(LAYER);
         Ok(match name {
@@ -101,7 +105,7 @@ impl Place {
                 let weights = if name == "generate_1_stored" {
                     Weights::Stored
                 } else {
-                    Weights::F32
+                    weights
                 };
                 let prompts = text(count * 32).chunks(32).map(<[u32]>::to_vec).collect();
                 Box::new(Generate {

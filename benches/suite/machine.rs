@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use realign::burn::tensor::Device;
-use realign::tensor::product;
+use realign::tensor::{Frozen, Packed, product};
 use realign_bench::numbers;
 use serde::Serialize;
 
@@ -17,6 +17,8 @@ pub struct Machine {
     pub threads: usize,
     /// Floating-point operations of a large f32 product, in 10⁹ a second, all threads: the best of several.
     pub gflops: f64,
+    /// The same with a bf16 weight.
+    pub bf16_gflops: f64,
     /// Bytes read from memory, in 10⁹ a second, all threads: the best of several.
     pub read_gb_s: f64,
 }
@@ -28,6 +30,9 @@ impl Machine {
         let (a, b) = (numbers([1024, 1024], &device), numbers([1024, 1024], &device));
         let work = 2.0 * 1024f64.powi(3);
         let gflops = best(10, || drop(product(a.clone(), b.clone()).into_data()));
+        let weight: Vec<f32> = b.into_data().iter().collect();
+        let weight = Frozen::packed(Packed::bf16(&weight, [1024, 1024]), &device);
+        let bf16_gflops = best(10, || drop(weight.apply(a.clone()).into_data()));
         // Larger than any cache here.
         let big = vec![1f32; 256 << 20];
         let read = best(3, || {
@@ -49,13 +54,15 @@ impl Machine {
             cpu: cpu(),
             threads: rayon::current_num_threads(),
             gflops: work / gflops / 1e9,
+            bf16_gflops: work / bf16_gflops / 1e9,
             read_gb_s: (big.len() * 4) as f64 / read / 1e9,
         }
     }
 
     /// The least seconds for this much arithmetic and this much of memory to read.
-    pub fn floor(&self, flops: f64, bytes: f64) -> f64 {
-        (flops / (self.gflops * 1e9)).max(bytes / (self.read_gb_s * 1e9))
+    pub fn floor(&self, bf16: bool, flops: f64, bytes: f64) -> f64 {
+        let gflops = if bf16 { self.bf16_gflops } else { self.gflops };
+        (flops / (gflops * 1e9)).max(bytes / (self.read_gb_s * 1e9))
     }
 }
 

@@ -233,11 +233,9 @@ fn one(
             if prepared[i] != *of || several {
                 let check = opponent.prepare(of)?;
                 prepared[i] = of;
-                if name.starts_with("realign") || name.ends_with("f32") {
-                    match &agreed {
-                        Some(agreed) => outcome::agree(job.name, name, agreed, &check)?,
-                        None => agreed = Some(check),
-                    }
+                match &agreed {
+                    Some(agreed) => outcome::agree(job, name, agreed, &check)?,
+                    None => agreed = Some(check),
                 }
             }
             let took = opponent.run(job.steps)?;

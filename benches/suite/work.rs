@@ -70,12 +70,22 @@ impl Job {
         self.unit == Unit::Mib
     }
 
+    /// Whether weights are bf16 on both sides.
+    pub fn is_bf16(&self) -> bool {
+        self.ours.ends_with("_bf16")
+    }
+
+    /// The side that the ratio is to: torch in the same precision.
+    pub fn rival(&self) -> &'static str {
+        if self.is_bf16() { "torch:bf16" } else { "torch:f32" }
+    }
+
     /// The best that this machine could do, in the job's unit.
     pub fn floor(&self, machine: &Machine) -> f64 {
         match self.unit {
             Unit::Mib => self.least.1 / (1 << 20) as f64,
             Unit::Times => 1.0,
-            unit => unit.figure(machine.floor(self.least.0, self.least.1)),
+            unit => unit.figure(machine.floor(self.is_bf16(), self.least.0, self.least.1)),
         }
     }
 }
@@ -175,6 +185,26 @@ pub const JOBS: &[Job] = &[
         steps: 2,
         least: (BATCH * (4.0 * (BLOCKS + VOCAB) + 6.0 * ADAPTER), 2.0 * F32),
         target: 3.0,
+    },
+    Job {
+        name: "prefill_bf16",
+        about: "4 × 128 tokens, all logits, bf16 weights",
+        ours: "prefill_bf16",
+        theirs: &[("torch:bf16", "prefill")],
+        unit: Unit::Tokens(BATCH),
+        steps: 1,
+        least: (2.0 * BATCH * (BLOCKS + VOCAB), F32 / 2.0),
+        target: 1.2,
+    },
+    Job {
+        name: "lora_step_bf16",
+        about: "one AdamW step, rank 32 at all linear maps, 4 × 128 tokens, bf16 weights",
+        ours: "lora_step_bf16",
+        theirs: &[("torch:bf16", "lora_step")],
+        unit: Unit::Tokens(BATCH),
+        steps: 2,
+        least: (BATCH * (4.0 * (BLOCKS + VOCAB) + 6.0 * ADAPTER), F32),
+        target: 1.2,
     },
     Job {
         name: "lora_memory",

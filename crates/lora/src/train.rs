@@ -364,7 +364,7 @@ impl TrainConfig {
         let clip = self
             .max_grad_norm
             .filter(|&max| f64::from(norm) > max)
-            .map(|max| max as f32 / norm);
+            .map_or(1.0, |max| max as f32 / norm);
 
         let update = AdamWStep {
             lr: lr as f32,
@@ -373,16 +373,16 @@ impl TrainConfig {
             eps: self.eps as f32,
             weight_decay: self.weight_decay as f32,
             count: u32::try_from(step).unwrap_or(u32::MAX),
+            clip,
         };
         let factors = state.lora.adapters.values_mut().flat_map(|Adapter { a, b }| [a, b]);
         let moments = state.moments.values_mut().flatten();
+        // Taken out, so that nobody else holds them and they are updated where they lie.
+        let nothing = Tensor::zeros([0, 0], &device);
+        let taken = |of: &mut Tensor<2>| std::mem::replace(of, nothing.clone());
         for ((param, Moments { first, second }), grad) in factors.zip(moments).zip(grads) {
             let grad = grad.unwrap_or_else(|| param.zeros_like());
-            let grad = match clip {
-                Some(clip) => grad.mul_scalar(clip),
-                None => grad,
-            };
-            (*param, *first, *second) = adamw(param.clone(), grad, first.clone(), second.clone(), update);
+            (*param, *first, *second) = adamw(taken(param), grad, taken(first), taken(second), update);
         }
         state.step = step;
         Ok(StepLog {

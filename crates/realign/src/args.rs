@@ -20,7 +20,7 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Args, Clone)]
 pub struct Global {
-    /// Where to compute: flex (or cpu), ndarray, tch[:N], wgpu, vulkan, metal, cuda[:N]
+    /// Where to compute: flex (or cpu), ndarray, tch[:N], wgpu, vulkan, metal, cuda[:N], remote:HOST:PORT
     #[arg(
         long,
         global = true,
@@ -72,6 +72,8 @@ pub enum Command {
     Report(ReportArgs),
     /// List the devices of this build
     Devices,
+    /// Lend the device of --device to other processes, which then say --device remote:HOST:PORT
+    DeviceServer(DeviceServerArgs),
     /// Print the logits of given token ids, to compare with another implementation
     #[command(hide = true)]
     Logits(LogitsArgs),
@@ -85,6 +87,17 @@ pub enum Command {
         /// The folder
         dir: PathBuf,
     },
+}
+
+/// `device-server`
+#[derive(Args)]
+pub struct DeviceServerArgs {
+    /// Where to listen; on an address that other machines reach, only with a token
+    #[arg(long, default_value = "127.0.0.1:7654", value_name = "HOST:PORT")]
+    pub listen: String,
+    /// What clients must present, out of the same environment variable
+    #[arg(long, env = "REALIGN_REMOTE_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
 }
 
 /// A base model.

@@ -15,10 +15,12 @@ pub struct AdamWStep {
     pub weight_decay: f32,
     /// Steps taken including this one: 1 for the first.
     pub count: u32,
+    /// What the gradient is multiplied by before anything else: global-norm clipping without a pass of its own.
+    pub clip: f32,
 }
 
 impl AdamWStep {
-    /// A step with betas 0.9 and 0.999, eps 1e-8 and no weight decay.
+    /// A step with betas 0.9 and 0.999, eps 1e-8, no weight decay and no clipping.
     pub fn new(lr: f32, count: u32) -> Self {
         Self {
             lr,
@@ -27,6 +29,7 @@ impl AdamWStep {
             eps: 1e-8,
             weight_decay: 0.0,
             count,
+            clip: 1.0,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Devices by name: `flex`, `tch:1`, `wgpu`.
+//! Devices by name: `flex`, `tch:1`, `wgpu`, `remote:localhost:7654`.
 
 use burn::tensor::Device;
 
@@ -18,7 +18,7 @@ const fn choice(name: &'static str, built: bool, several: bool) -> DeviceChoice 
 }
 
 /// Every device that the grammar knows.
-pub const DEVICES: [DeviceChoice; 7] = [
+pub const DEVICES: [DeviceChoice; 8] = [
     choice("flex", cfg!(feature = "flex"), false),
     choice("ndarray", cfg!(feature = "ndarray"), false),
     choice("tch", cfg!(feature = "tch"), true),
@@ -26,6 +26,7 @@ pub const DEVICES: [DeviceChoice; 7] = [
     choice("vulkan", cfg!(feature = "vulkan"), false),
     choice("metal", cfg!(feature = "metal"), false),
     choice("cuda", cfg!(feature = "cuda"), true),
+    choice("remote", cfg!(feature = "remote"), false),
 ];
 
 /// Why a name is no device here.
@@ -48,15 +49,30 @@ pub enum DeviceError {
     /// This build does not have it.
     #[error("this build has no {0}: it comes with the Cargo feature `{0}`")]
     NotBuilt(&'static str),
+    /// A remote device cannot be had.
+    #[error("{address}: {reason}")]
+    Remote {
+        /// Where it was looked for.
+        address: String,
+        /// What went wrong.
+        reason: String,
+    },
 }
 
 /// The device of this name: one of [`DEVICES`], an index after a colon (`tch:1` is libtorch on CUDA device 1, `tch` on the
-/// CPU), or `cpu` for flex.
+/// CPU), or `cpu` for flex. `remote:HOST:PORT` is what `realign device-server` lends there; the environment variable
+/// `REALIGN_REMOTE_TOKEN` holds its token.
 ///
 /// # Errors
 /// [`DeviceError`]; burn's own default panics on a name that it does not know.
 pub fn device(spec: &str) -> Result<Device, DeviceError> {
+    #[cfg(feature = "remote")]
+    if let Some(address) = spec.strip_prefix("remote:") {
+        return crate::remote::borrow(address);
+    }
     let (name, index) = match spec.split_once(':') {
+        // Not an index but an address, for a build that does not know what to do with it.
+        Some(("remote", _)) => ("remote", None),
         Some((name, index)) => {
             let number = index.parse::<usize>();
             (name, Some(number.map_err(|_| DeviceError::Index(index.to_owned()))?))
@@ -94,6 +110,13 @@ pub fn device(spec: &str) -> Result<Device, DeviceError> {
         "metal" => Device::metal(burn::tensor::DeviceKind::DefaultDevice),
         #[cfg(feature = "cuda")]
         "cuda" => Device::cuda(index.unwrap_or(0)),
+        #[cfg(feature = "remote")]
+        "remote" => {
+            return Err(DeviceError::Remote {
+                address: spec.to_owned(),
+                reason: "expected remote:HOST:PORT".to_owned(),
+            });
+        }
         missing => return Err(DeviceError::NotBuilt(missing)),
     })
 }
@@ -117,7 +140,7 @@ mod tests {
         for (spec, words) in [
             (
                 "gpu",
-                "expected one of flex, ndarray, tch, wgpu, vulkan, metal, cuda, cpu; found `gpu`",
+                "expected one of flex, ndarray, tch, wgpu, vulkan, metal, cuda, remote, cpu; found `gpu`",
             ),
             ("cuda:x", "expected a number after the colon, found `x`"),
             ("flex:1", "flex takes no index"),
@@ -128,6 +151,11 @@ mod tests {
         }
         #[cfg(not(feature = "metal"))]
         assert_eq!(device("metal").unwrap_err(), DeviceError::NotBuilt("metal"));
+        #[cfg(not(feature = "remote"))]
+        assert_eq!(
+            device("remote:localhost:1").unwrap_err(),
+            DeviceError::NotBuilt("remote")
+        );
         #[cfg(feature = "flex")]
         assert_eq!(device("cpu").unwrap(), Device::flex());
     }

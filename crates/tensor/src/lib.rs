@@ -18,13 +18,16 @@ mod libtorch;
         feature = "ndarray",
         feature = "tch",
         feature = "wgpu",
-        feature = "cuda"
+        feature = "cuda",
+        feature = "remote"
     )),
     allow(unused_variables)
 )]
 #[allow(deprecated)]
 mod ops;
 mod packed;
+#[cfg(feature = "remote")]
+mod remote;
 mod spans;
 
 pub use adamw::AdamWStep;
@@ -39,6 +42,8 @@ pub use functions::{
 pub use lanes::{in_pool, lanes, side_by_side};
 pub use ops::TensorOps;
 pub use packed::{Blocks, Packed};
+#[cfg(feature = "remote")]
+pub use remote::{ServeError, lend};
 pub use spans::{Span, Spans};
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]

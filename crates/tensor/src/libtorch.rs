@@ -223,7 +223,10 @@ impl TensorOps for LibTorch {
         second: FloatTensor<Self>,
         step: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let grad = grad.tensor;
+        let grad = match step.clip {
+            1.0 => grad.tensor,
+            clip => grad.tensor * f64::from(clip),
+        };
         let [mut param, mut first, mut second] = [param, first, second].map(in_place);
         let _ = first.lerp_(&grad, f64::from(1.0 - step.beta_1));
         let _ = second.lerp_(&grad.square(), f64::from(1.0 - step.beta_2));

@@ -22,6 +22,7 @@ pub(crate) const CROSS_ENTROPY_CHUNK: usize = 256;
     NdArray: cfg(feature = "ndarray"),
     LibTorch: cfg(feature = "tch"),
     Cube: cfg(any(feature = "wgpu", feature = "cuda")),
+    Remote: cfg(feature = "remote"),
     Autodiff
 )]
 pub trait TensorOps: Backend {
@@ -270,6 +271,7 @@ pub trait TensorOps: Backend {
         step: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let scaled = |t, by: f32| Self::float_mul_scalar(t, by.into());
+        let grad = scaled(grad, step.clip);
         let square = Self::float_mul(grad.clone(), grad.clone());
         let first = Self::float_add(scaled(first, step.beta_1), scaled(grad, 1.0 - step.beta_1));
         let second = Self::float_add(scaled(second, step.beta_2), scaled(square, 1.0 - step.beta_2));

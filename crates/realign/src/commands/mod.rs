@@ -2,6 +2,7 @@
 
 mod audit;
 mod demo;
+mod device_server;
 mod diff;
 mod eval;
 mod finetune;
@@ -14,6 +15,7 @@ mod steer;
 mod tools;
 
 use std::io::Write;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -30,6 +32,21 @@ use crate::resolve;
 
 /// Runs a command.
 pub fn run(cli: Cli) -> Result<()> {
+    let device = cli.global.device.clone();
+    if !device.starts_with("remote:") {
+        return command(cli);
+    }
+    // Where its server has gone, burn panics.
+    std::panic::set_hook(Box::new(|_| ()));
+    std::panic::catch_unwind(AssertUnwindSafe(|| command(cli))).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(Failure::failed(format!("{device}: {}", words.unwrap_or("lost")))
+            .hint("is the device server still running?"))
+    })
+}
+
+fn command(cli: Cli) -> Result<()> {
     let global = cli.global;
     match cli.command {
         Command::Demo(args) => demo::run(&Context::new(global)?, args),
@@ -44,6 +61,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Steer(args) => steer::run(&Context::new(global)?, args),
         Command::Report(args) => report::run(&global, args),
         Command::Devices => tools::devices(&global),
+        Command::DeviceServer(args) => device_server::run(&Context::new(global)?, args),
         Command::Logits(args) => tools::logits(&Context::new(global)?, args),
         Command::Completions { shell } => tools::completions(shell),
         Command::Man { dir } => tools::man(&dir),

@@ -160,8 +160,9 @@ pub(super) fn adamw(
                 #[inline(always)]
                 || {
                     for i in 0..p.len() {
-                        m[i] = step.beta_1 * m[i] + (1.0 - step.beta_1) * g[i];
-                        v[i] = step.beta_2 * v[i] + (1.0 - step.beta_2) * g[i] * g[i];
+                        let g = step.clip * g[i];
+                        m[i] = step.beta_1 * m[i] + (1.0 - step.beta_1) * g;
+                        v[i] = step.beta_2 * v[i] + (1.0 - step.beta_2) * g * g;
                         p[i] = p[i] * keep - c1 * m[i] / ((v[i] * c2).sqrt() + step.eps);
                     }
                 },

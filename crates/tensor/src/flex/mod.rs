@@ -1,6 +1,8 @@
 //! Special bodies for burn's CPU backend: SIMD chosen at run time, threads by rayon.
 
 mod attention;
+#[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
+mod bf16;
 mod cross_entropy;
 mod elementwise;
 mod few_rows;
@@ -83,7 +85,7 @@ impl TensorOps for Flex {
     }
 
     fn top_k(x: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
-        top_k::top_k(&x, None, k)
+        top_k::top_k(&x, k)
     }
 
     fn sparse_encode(
@@ -92,9 +94,7 @@ impl TensorOps for Flex {
         b_enc: FloatTensor<Self>,
         k: usize,
     ) -> (FloatTensor<Self>, IntTensor<Self>) {
-        use burn::backend::ops::FloatTensorOps;
-        let pre = Self::product(x, Self::float_transpose(w_enc));
-        top_k::top_k(&pre, Some(&b_enc), k)
+        top_k::encode(&x, &w_enc, &b_enc, k)
     }
 
     fn sparse_decode(

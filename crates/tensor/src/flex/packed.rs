@@ -1,4 +1,5 @@
-//! Products with packed weights: few rows read the packed numbers as they lie; many rows unpack them first.
+//! Products with packed weights: few rows read the packed numbers as they lie; many rows unpack them first, unless the machine
+//! multiplies bf16 itself.
 
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
@@ -27,6 +28,13 @@ pub(super) fn product(x: &FlexTensor, w: &Packed, transposed: bool) -> FlexTenso
     }
     if !transposed && m <= MOST_ROWS {
         return float(few_rows(slice(&x), w, m), &[m, n]);
+    }
+    #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
+    if let Numbers::Bf16(bits) = &w.numbers
+        && super::bf16::available()
+    {
+        let out = super::bf16::product(slice(&x), bits, [m, w.d_out, w.d_in], transposed);
+        return float(out, &[m, n]);
     }
     let dense = unpacked(w);
     // `w` lies [d_out, d_in]: row-major for `x · w`, column-major for `x · wᵀ`.

@@ -233,6 +233,7 @@ fn logits_of_thousands_neither_overflow_nor_lose_the_loss() {
 fn adamw_steps_agree() {
     let step = AdamWStep {
         weight_decay: 0.1,
+        clip: 0.3,
         ..AdamWStep::new(1e-2, 3)
     };
     for layout in Layout::ALL {
