@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # The tests of kernels, of model parity, of LoRA and of SAE steps on every device.
 #
-#   tests/devices.sh [DEVICE…]      flex, ndarray, tch, wgpu; all four without an argument
+#   tests/devices.sh [DEVICE…]      flex, ndarray, tch, wgpu, remote; all of them without an argument
 #
 # Needs Rust and python3. tch wants PyTorch 2.9.0: from the environment that REALIGN_VENV names, or a new one in
 # target/torch-venv (7 GB). wgpu wants a Vulkan driver; where apt-get is there and we are root, Mesa's software driver is
-# installed: it shows that results are right and says nothing about speed. Devices share one build (about 20 minutes from nothing).
+# installed: it shows that results are right and says nothing about speed. remote is flex in another process, over a socket of this
+# machine. Devices share one build (about 20 minutes from nothing).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-devices=${*:-flex ndarray tch wgpu}
+devices=${*:-flex ndarray tch wgpu remote}
 features=()
 
 if [[ " $devices " == *" tch "* ]]; then
@@ -31,16 +32,41 @@ if [[ " $devices " == *" wgpu "* ]]; then
     features+=(--features realign/wgpu)
 fi
 
+if [[ " $devices " == *" remote "* ]]; then features+=(--features realign/remote); fi
+
+cargo_test() { cargo test --workspace --locked ${features[@]+"${features[@]}"} "$@"; }
+
+# Sets `spec` to what a server that was just started lends.
+lend() {
+    local said=target/devices-server.json
+    : >"$said"
+    "${CARGO_TARGET_DIR:-target}/debug/realign" device-server --listen 127.0.0.1:0 --json >"$said" &
+    server=$!
+    trap 'kill $server' EXIT
+    for _ in $(seq 50); do
+        spec=remote:$(sed -n 's/.*"address":"\([^"]*\)".*/\1/p' "$said")
+        if [ "$spec" != remote: ]; then return; fi
+        sleep 0.2
+    done
+    echo "the device server says nothing"
+    return 1
+}
+
+mkdir -p target
 failed=0
 for device in $devices; do
     started=$SECONDS
+    spec=$device
+    tests=(--test parity --test smollm2 --test invariants --test training)
+    if [ "$device" = remote ]; then
+        cargo build --workspace --bins --locked "${features[@]}"
+        lend
+        tests+=(--test remote)
+    fi
     log=target/devices-$device.log
-    mkdir -p target
     # The unit tests of the SAE's step are in its library.
-    if REALIGN_TEST_DEVICE=$device cargo test --workspace --locked ${features[@]+"${features[@]}"} \
-        --test parity --test smollm2 --test invariants --test training >"$log" 2>&1 &&
-        REALIGN_TEST_DEVICE=$device cargo test --workspace --locked ${features[@]+"${features[@]}"} \
-            --lib step:: >>"$log" 2>&1; then
+    if REALIGN_TEST_DEVICE=$spec cargo_test "${tests[@]}" >"$log" 2>&1 &&
+        REALIGN_TEST_DEVICE=$spec cargo_test --lib step:: >>"$log" 2>&1; then
         passed=$(grep -c '^test .* ok$' "$log")
         echo "$device: $passed tests passed in $((SECONDS - started)) s"
     else

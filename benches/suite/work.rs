@@ -91,10 +91,10 @@ impl Job {
 }
 
 const BATCH: f64 = (TEXTS * TOKENS) as f64;
-const LAYERS: f64 = 30.0;
+pub(crate) const LAYERS: f64 = 30.0;
 /// Weights of the linear maps of all blocks, and of the unembedding.
-const BLOCKS: f64 = LAYERS * (576.0 * (576.0 + 192.0 + 192.0 + 576.0) + 3.0 * 576.0 * 1536.0);
-const VOCAB: f64 = 49_152.0 * 576.0;
+pub(crate) const BLOCKS: f64 = LAYERS * (576.0 * (576.0 + 192.0 + 192.0 + 576.0) + 3.0 * 576.0 * 1536.0);
+pub(crate) const VOCAB: f64 = 49_152.0 * 576.0;
 const F32: f64 = 4.0 * (BLOCKS + VOCAB);
 /// Q4_1 blocks of 20 bytes for 32 weights; the embedding as Q8_0, 34 bytes.
 const STORED: f64 = BLOCKS * 20.0 / 32.0 + VOCAB * 34.0 / 32.0;
