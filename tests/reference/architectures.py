@@ -1,13 +1,14 @@
 """A tiny random checkpoint of every architecture and rope scaling, with what transformers makes of it.
 
-    python tests/reference/architectures.py [OUT [NAME ...]]   (torch 2.9.0, transformers 4.57.1)
+    python tests/reference/architectures.py [--seed N] [OUT]   (torch 2.9.0, transformers 4.57.1)
+    python tests/reference/architectures.py --compare A B      fails where two such folders differ
 
 Writes OUT/NAME/{config.json, model.safetensors, reference.json}; OUT is crates/model/tests/fixtures/architectures unless
 given. Weights are bfloat16 in the file and f32 in the computation. The reference holds, for one sequence longer than every
 sliding window: logits, every layer's residual stream, and the tokens that greedy decoding with a cache adds to it.
 tests/parity.sh makes all of them anew and compares.
 """
-import json, os, pathlib, sys
+import argparse, json, os, pathlib
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 import torch, transformers
@@ -97,12 +98,29 @@ def make(folder, seed, model_type, options):
     print(f"{folder.name}: {sum(f.stat().st_size for f in folder.iterdir())} bytes, margin {float((top[:, 0] - top[:, 1]).min()):.3f}, {fields['generated']}")
 
 
+def compare(one, other):
+    """The same checkpoints bit for bit; the same numbers up to another machine's rounding."""
+    for name in MODELS:
+        assert (one / name / "model.safetensors").read_bytes() == (other / name / "model.safetensors").read_bytes(), name
+        a, b = (json.loads((folder / name / "reference.json").read_text()) for folder in (one, other))
+        assert a["ids"] == b["ids"] and a["generated"] == b["generated"], name
+        for x, y in zip([a["logits"], *a["resid_post"]], [b["logits"], *b["resid_post"]], strict=True):
+            x, y = torch.tensor(x), torch.tensor(y)
+            assert (x - y).abs().max() <= 2e-5 * max(1.0, float(y.abs().max())), name
+    print(f"{len(MODELS)} fixtures are what transformers {transformers.__version__} gives")
+
+
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compare", nargs=2, type=pathlib.Path)
+    parser.add_argument("out", nargs="?", type=pathlib.Path, default=OUT)
+    arguments = parser.parse_args()
+    if arguments.compare:
+        return compare(*arguments.compare)
     torch.set_num_threads(1)
-    out = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
-    for seed, (name, (model_type, options)) in enumerate(MODELS.items()):
-        if not sys.argv[2:] or name in sys.argv[2:]:
-            make(out / name, seed, model_type, options)
+    for number, (name, (model_type, options)) in enumerate(MODELS.items()):
+        make(arguments.out / name, arguments.seed + number, model_type, options)
 
 
 if __name__ == "__main__":
