@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use realign::model::{ChatTemplate, FileBytes, Gguf, LlamaConfig, Tokenizer};
+use realign::model::{ChatTemplate, DecoderConfig, FileBytes, Gguf, Tokenizer};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(gguf) = Gguf::parse(FileBytes::from_vec("fuzz.gguf", data.to_vec())) else {
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
         let elements = gguf.dequantise(tensor, |row| row).len();
         assert_eq!(elements, tensor.shape.iter().product::<usize>());
     }
-    let _ = LlamaConfig::from_gguf(&gguf);
+    let _ = DecoderConfig::from_gguf(&gguf);
     let _ = ChatTemplate::from_gguf(&gguf);
     if let Ok(tokenizer) = Tokenizer::from_gguf(&gguf) {
         let ids = tokenizer.encode_text("Hello, world!\n");

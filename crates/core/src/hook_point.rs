@@ -16,11 +16,11 @@ pub enum Site {
     V,
     /// Attention output projection.
     O,
-    /// Gate projection of the SwiGLU MLP.
+    /// Gate projection of a gated MLP.
     Gate,
-    /// Up projection of the SwiGLU MLP.
+    /// Up projection of the MLP; the first of its two maps where there is no gate.
     Up,
-    /// Down projection of the SwiGLU MLP.
+    /// Down projection of the MLP.
     Down,
 }
 
@@ -67,28 +67,73 @@ impl FromStr for Site {
     }
 }
 
+/// Some of the seven sites: which linear maps a model has in each block.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Sites(u8);
+
+impl Sites {
+    /// All seven: a gated MLP.
+    pub const ALL: Self = Self(0b111_1111);
+    /// All but the gate: an MLP of two maps (GPT-2, GPT-NeoX).
+    pub const UNGATED: Self = Self(0b110_1111);
+    /// The attention's four: a mixture of experts, whose maps each see some of the tokens and are no sites.
+    pub const ATTENTION: Self = Self(0b000_1111);
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    /// These sites.
+    pub fn of(sites: impl IntoIterator<Item = Site>) -> Self {
+        Self(sites.into_iter().fold(0, |bits, site| bits | 1 << site as u8))
+    }
+
+    /// Whether this is one of them.
+    pub fn contains(self, site: Site) -> bool {
+        self.0 & (1 << site as u8) != 0
+    }
+
+    /// The sites in forward order.
+    pub fn iter(self) -> impl Iterator<Item = Site> {
+        Site::ALL.into_iter().filter(move |&site| self.contains(site))
+    }
+}
+
+impl fmt::Debug for Sites {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+impl fmt::Display for Sites {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.iter().map(Site::module).collect();
+        f.write_str(&names.join(", "))
+    }
+}
+
 /// A named activation. Its printed form is TransformerLens' string, so that files and papers match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HookPoint {
-    /// Token embeddings, `[token, d_model]`.
+    /// Token embeddings, scaled where the model scales them, before learned positions; `[token, d_model]`.
     Embed,
     /// Residual stream before block `layer`, `[token, d_model]`.
     ResidPre(usize),
-    /// Queries after rotary embedding, `[token, head, d_head]`.
+    /// Queries after their norm and rotary embedding, `[token, head, d_head]`.
     Q(usize),
-    /// Keys after rotary embedding, `[token, kv_head, d_head]`.
+    /// Keys after their norm and rotary embedding, `[token, kv_head, d_head]`.
     K(usize),
     /// Values, `[token, kv_head, d_head]`.
     V(usize),
     /// Attention-weighted values of each head, `[token, head, d_head]`.
     Z(usize),
-    /// Output of the attention block, `[token, d_model]`.
+    /// What the attention adds to the stream, after a norm behind it; `[token, d_model]`.
     AttnOut(usize),
-    /// Residual stream between attention and MLP, `[token, d_model]`.
+    /// Residual stream with the attention's share and without the MLP's, `[token, d_model]`. Where both read the stream
+    /// before the block (GPT-NeoX), the MLP does not see it.
     ResidMid(usize),
-    /// Input of the MLP's down projection, `[token, d_mlp]`.
+    /// Input of the MLP's down projection, `[token, d_mlp]`; of a mixture of experts, those of each token's experts one
+    /// after another, in the router's order.
     MlpPost(usize),
-    /// Output of the MLP, `[token, d_model]`.
+    /// What the MLP adds to the stream, after a norm behind it; `[token, d_model]`.
     MlpOut(usize),
     /// Residual stream after block `layer`, `[token, d_model]`.
     ResidPost(usize),
@@ -206,6 +251,19 @@ impl FromStr for HookPoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sets_of_sites_hold_what_they_say() {
+        assert_eq!(Sites::of(Site::ALL), Sites::ALL);
+        assert_eq!(Sites::UNGATED.iter().count(), 6);
+        assert!(!Sites::UNGATED.contains(Site::Gate));
+        assert_eq!(Sites::ATTENTION.to_string(), "q_proj, k_proj, v_proj, o_proj");
+        assert_eq!(
+            Sites::of([Site::Down, Site::Q]).iter().collect::<Vec<_>>(),
+            [Site::Q, Site::Down]
+        );
+        assert_eq!(Sites::NONE.iter().next(), None);
+    }
 
     #[test]
     fn every_point_prints_and_parses_to_itself() {

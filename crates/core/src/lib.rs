@@ -13,7 +13,7 @@ pub use batch::{Batch, Segment};
 pub use cache::Cache;
 pub use error::Error;
 pub use hook::Hook;
-pub use hook_point::{HookPoint, Site};
+pub use hook_point::{HookPoint, Site, Sites};
 pub use model::{LanguageModel, Shape, Until, Weight, ids, rows};
 pub use record::Record;
 pub use replay::Replay;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{Batch, Cache, Hook, HookPoint, Site};
+use crate::{Batch, Cache, Hook, HookPoint, Site, Sites};
 
 /// The sizes of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +17,14 @@ pub struct Shape {
     pub n_kv_heads: usize,
     /// Width of a head.
     pub d_head: usize,
-    /// Width of the MLP.
+    /// Width of the MLP; in a mixture of experts, of one token's experts together.
     pub d_mlp: usize,
     /// Size of the vocabulary.
     pub vocab: usize,
     /// Most tokens that the model was trained on at a time.
     pub context: usize,
+    /// The linear maps of each block: where adapters can attach.
+    pub sites: Sites,
 }
 
 impl Shape {
@@ -93,7 +95,7 @@ pub trait LanguageModel: Send + Sync {
     /// The unembedding `[vocab, d_model]`.
     fn unembedding(&self) -> Tensor<2>;
 
-    /// The weight `[d_in, d_out]` of a linear map.
+    /// The weight `[d_in, d_out]` of a linear map, one of the shape's sites.
     fn linear_weight(&self, layer: usize, site: Site) -> Tensor<2>;
 
     /// A copy of the model with some of its weights replaced; the others are shared, not copied.

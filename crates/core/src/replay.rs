@@ -92,4 +92,12 @@ impl<M: LanguageModel + ?Sized> LanguageModel for Replay<'_, M> {
     fn final_norm(&self, resid: Tensor<2>) -> Tensor<2> {
         self.model.final_norm(resid)
     }
+
+    fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.model.logits(hidden)
+    }
+
+    fn nll(&self, hidden: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+        self.model.nll(hidden, targets)
+    }
 }

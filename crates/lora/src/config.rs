@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
-use realign_core::{Shape, Site};
+use realign_core::{Shape, Site, Sites};
 use realign_run::Seed;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub struct LoraConfig {
     pub dropout: f64,
     /// The blocks that are adapted; `None` for all.
     pub layers: Option<Vec<usize>>,
-    /// The linear maps that are adapted in each of these blocks.
+    /// The linear maps that are adapted in each of these blocks; all seven stand for all that the model has.
     #[serde(with = "site_names")]
     pub sites: Vec<Site>,
 }
@@ -100,6 +100,13 @@ impl LoraConfig {
         if self.sites.is_empty() {
             return Err(Error::config("sites", "at least one linear map", "none"));
         }
+        // All of them is what nobody chose.
+        if Sites::of(self.sites.iter().copied()) != Sites::ALL
+            && let Some(site) = self.sites.iter().find(|&&site| !shape.sites.contains(site))
+        {
+            let expected = format!("linear maps that the model has ({})", shape.sites);
+            return Err(Error::config("sites", expected, site));
+        }
         let Some(layers) = &self.layers else { return Ok(()) };
         if let Some(layer) = layers.iter().find(|&&layer| layer >= shape.n_layers) {
             let expected = format!("blocks below the model's {}", shape.n_layers);
@@ -117,6 +124,7 @@ impl LoraConfig {
         let mut places: Vec<_> = layers
             .iter()
             .flat_map(|&layer| self.sites.iter().map(move |&site| (layer, site)))
+            .filter(|&(_, site)| shape.sites.contains(site))
             .collect();
         places.sort_unstable();
         places.dedup();
@@ -190,6 +198,7 @@ mod tests {
             d_mlp: 12,
             vocab: 16,
             context: 32,
+            sites: Sites::ALL,
         }
     }
 
@@ -198,6 +207,19 @@ mod tests {
         let config = LoraConfig::new(16);
         assert_eq!(config.scale(), 8.0);
         assert_eq!(config.with_rs_lora(false).scale(), 2.0);
+    }
+
+    #[test]
+    fn a_model_without_a_gate_has_six_adapters_and_refuses_a_seventh_by_name() {
+        let mut shape = shape();
+        shape.sites = Sites::UNGATED;
+        let lora = LoraConfig::new(3)
+            .with_layers([1])
+            .init(&shape, &Seed::new(1), &Device::flex());
+        assert_eq!(lora.adapters.len(), 6);
+        let error = LoraConfig::new(3).with_sites([Site::Q, Site::Gate]).check(&shape);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("sites") && error.contains("gate_proj"), "{error}");
     }
 
     #[test]

@@ -318,7 +318,7 @@ impl Options<'_> {
                 self.refuse_target(is_target(&key, Some(layer)), &key)?;
             }
             let adapted = |site: &Site| is_target(&format!("{block}.{}", site.path()), Some(layer));
-            places.extend(Site::ALL.into_iter().filter(adapted).map(|site| (layer, site)));
+            places.extend(shape.sites.iter().filter(adapted).map(|site| (layer, site)));
         }
         if places.is_empty() {
             return Err(self.wrong(option, "a module of this model, such as \"q_proj\""));

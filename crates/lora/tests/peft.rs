@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
-use realign_core::{Batch, LanguageModel, Shape, Site};
+use realign_core::{Batch, LanguageModel, Shape, Site, Sites};
 use realign_lora::{Lora, LoraConfig, load, save};
 use realign_model::{Checkpoint, Llama};
 use realign_run::Seed;
@@ -31,6 +31,7 @@ fn shape() -> Shape {
         d_mlp: 12,
         vocab: 16,
         context: 32,
+        sites: Sites::ALL,
     }
 }
 

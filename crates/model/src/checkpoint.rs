@@ -2,7 +2,8 @@
 
 use crate::files::{bad_name, read_small};
 use crate::shard::Shard;
-use crate::{Access, Error, FileBytes, Gguf, GgufTensor, LlamaConfig, Result, gguf_pack};
+use crate::weight_names::WeightNames;
+use crate::{Access, DecoderConfig, Error, FileBytes, Gguf, GgufTensor, Result, gguf_pack};
 use realign_tensor::Packed;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -25,7 +26,7 @@ pub struct Checkpoint {
 
 #[derive(Debug)]
 enum Source {
-    Gguf { gguf: Gguf, config: LlamaConfig },
+    Gguf { gguf: Gguf, config: Box<DecoderConfig> },
     Safetensors(Vec<Shard>),
 }
 
@@ -54,7 +55,7 @@ impl Checkpoint {
         let source = match extension(&file).as_str() {
             "gguf" => {
                 let gguf = Gguf::parse(FileBytes::open(&file, access)?)?;
-                let config = LlamaConfig::from_gguf(&gguf)?;
+                let config = Box::new(DecoderConfig::from_gguf(&gguf)?);
                 Source::Gguf { gguf, config }
             }
             "json" => Source::Safetensors(open_shards(&file, access)?),
@@ -80,14 +81,14 @@ impl Checkpoint {
         }
     }
 
-    /// The model's shape: from GGUF metadata, or from the `config.json` beside the weights.
+    /// What the model is made of: from GGUF metadata, or from the `config.json` beside the weights.
     ///
     /// # Errors
-    /// As [`LlamaConfig::from_file`].
-    pub fn config(&self) -> Result<LlamaConfig> {
+    /// As [`DecoderConfig::from_file`].
+    pub fn config(&self) -> Result<DecoderConfig> {
         match &self.source {
-            Source::Gguf { config, .. } => Ok(config.clone()),
-            Source::Safetensors(_) => LlamaConfig::from_file(&self.path.with_file_name("config.json")),
+            Source::Gguf { config, .. } => Ok((**config).clone()),
+            Source::Safetensors(_) => DecoderConfig::from_file(&self.path.with_file_name("config.json")),
         }
     }
 
@@ -131,22 +132,65 @@ impl Checkpoint {
         }
     }
 
-    /// The matrix with this Hugging Face name in the bits that the file stores it in; none where those are no fewer than
-    /// this crate computes in (F32, F16, safetensors).
+    /// Whether there is a tensor with this Hugging Face name.
+    pub(crate) fn has(&self, hf_name: &str) -> bool {
+        match &self.source {
+            Source::Gguf { gguf, .. } => gguf_name(hf_name).is_some_and(|name| gguf.tensor(&name).is_some()),
+            Source::Safetensors(shards) => shards.iter().any(|shard| shard.tensors.contains_key(hf_name)),
+        }
+    }
+
+    /// What stands before a tensor's name in this file: the architecture's root, or nothing where a model was saved without
+    /// its head.
+    pub(crate) fn root(&self, names: &WeightNames) -> &'static str {
+        let embedding = format!("{}.weight", names.embedding);
+        if !self.has(&format!("{}{embedding}", names.root)) && self.has(&embedding) {
+            return "";
+        }
+        names.root
+    }
+
+    /// The shape of the tensor with this name, of those that [`Checkpoint::names`] lists.
+    pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match &self.source {
+            Source::Gguf { gguf, .. } => {
+                let own = gguf_name(name);
+                let tensor = gguf.tensor(own.as_deref().unwrap_or(name))?;
+                Some(tensor.shape.clone())
+            }
+            Source::Safetensors(shards) => {
+                let tensor = shards.iter().find_map(|shard| shard.tensors.get(name))?;
+                Some(tensor.shape.clone())
+            }
+        }
+    }
+
+    /// `rows` rows of the matrix with this Hugging Face name, each at `source` in it, in the bits that the file stores it
+    /// in; none where those are no fewer than this crate computes in (F32, F16, safetensors).
     ///
     /// # Shapes
-    /// `[out, in]`.
+    /// - `size`: the whole tensor's, `[out, in]`
     ///
     /// # Errors
-    /// When there is no such tensor, or a scale in it is not finite.
-    pub fn packed(&self, hf_name: &str) -> Result<Option<Packed>> {
+    /// When there is no such tensor, it has another size, or a scale in it is not finite.
+    pub(crate) fn packed(
+        &self,
+        hf_name: &str,
+        size: [usize; 2],
+        rows: usize,
+        source: impl Fn(usize) -> usize,
+    ) -> Result<Option<Packed>> {
         let Source::Gguf { gguf, config } = &self.source else {
             return Ok(None);
         };
         let (tensor, d_head) = self.in_gguf(gguf, config, hf_name)?;
-        let source = |row| d_head.map_or(row, |d_head| interleaved_row(row, d_head));
-        let rows: Vec<&[u8]> = gguf.rows(tensor, source);
-        gguf_pack::pack(tensor.kind, &rows, tensor.width())
+        if tensor.shape != size {
+            let (expected, found) = (format!("shape {size:?}"), format!("{:?}", tensor.shape));
+            return Err(Error::format(&self.path, hf_name, expected, found));
+        }
+        let all: Vec<&[u8]> = gguf.rows(tensor, |row| d_head.map_or(row, |d_head| interleaved_row(row, d_head)));
+        let picked: Vec<&[u8]> = (0..rows).map(|row| all[source(row)]).collect();
+        gguf_pack::pack(tensor.kind, &picked, tensor.width())
             .map_err(|found| Error::format(&self.path, hf_name, "finite scales", found))
     }
 
@@ -154,7 +198,7 @@ impl Checkpoint {
     fn in_gguf<'a>(
         &self,
         gguf: &'a Gguf,
-        config: &LlamaConfig,
+        config: &DecoderConfig,
         hf_name: &str,
     ) -> Result<(&'a GgufTensor, Option<usize>)> {
         let name = gguf_name(hf_name);
@@ -162,12 +206,13 @@ impl Checkpoint {
         let tensor = tensor.ok_or_else(|| self.missing(hf_name))?;
         let rows = tensor.shape.iter().product::<usize>() / tensor.width();
         let heads = match hf_name.rsplit_once(".self_attn.") {
-            Some((_, "q_proj.weight")) => config.n_heads,
-            Some((_, "k_proj.weight")) => config.n_kv_heads,
+            Some((_, "q_proj.weight")) => config.shape.n_heads,
+            Some((_, "k_proj.weight")) => config.shape.n_kv_heads,
             _ => return Ok((tensor, None)),
         };
-        if rows != heads * config.d_head {
-            let expected = format!("{heads} heads of {} rows", config.d_head);
+        let d_head = config.shape.d_head;
+        if rows != heads * d_head {
+            let expected = format!("{heads} heads of {d_head} rows");
             return Err(Error::format(
                 &self.path,
                 hf_name,
@@ -175,7 +220,7 @@ impl Checkpoint {
                 format!("{:?}", tensor.shape),
             ));
         }
-        Ok((tensor, Some(config.d_head)))
+        Ok((tensor, Some(d_head)))
     }
 
     /// What the files say about themselves: GGUF metadata (arrays as their length), or the

@@ -1,7 +1,7 @@
 //! Writing a model with changed weights as a Hugging Face folder.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use realign_core::{LanguageModel, Site};
@@ -9,7 +9,8 @@ use safetensors::tensor::{Dtype, View};
 use serde_json::json;
 
 use crate::files::read_small;
-use crate::{Access, Checkpoint, Error, Gguf, LlamaConfig, Result, Tokenizer};
+use crate::weight_names::Rows;
+use crate::{Access, Architecture, Checkpoint, DecoderConfig, Error, Gguf, Result, Tokenizer};
 
 /// What a folder has beside its weights, and how large each may be.
 const BESIDE: [&str; 6] = [
@@ -25,8 +26,8 @@ const MAX_BYTES: u64 = 64 << 20;
 /// Writes `model` as a folder that transformers and [`crate::Pretrained::load`] open: `model.safetensors` in F32, `config.json`, the
 /// tokenizer and the chat template.
 ///
-/// The linear maps are those of `model` (an adapter merged in, a direction taken out); embeddings, norms and all that is
-/// not a weight are those of `source`, the GGUF or folder that it was made from. Weights are written one at a time, to a
+/// The linear maps are those of `model` (an adapter merged in, a direction taken out); embeddings, norms, experts and all
+/// that is not a weight are those of `source`, the GGUF or folder that it was made from. Weights are written one at a time, to a
 /// temporary name that is renamed at the end.
 ///
 /// # Errors
@@ -66,39 +67,16 @@ pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Pa
         }
     }
 
-    let shape = *model.shape();
-    let mut weights = vec![Weight::Kept(
-        "model.embed_tokens.weight".into(),
-        vec![shape.vocab, shape.d_model],
-    )];
-    for layer in 0..shape.n_layers {
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            weights.push(Weight::Kept(
-                format!("model.layers.{layer}.{norm}.weight"),
-                vec![shape.d_model],
-            ));
-        }
-        weights.extend(Site::ALL.map(|site| {
-            let [d_in, d_out] = shape.linear(site);
-            Weight::Linear(layer, site, vec![d_out, d_in])
-        }));
-    }
-    weights.push(Weight::Kept("model.norm.weight".into(), vec![shape.d_model]));
-    if !config.tied {
-        weights.push(Weight::Kept("lm_head.weight".into(), vec![shape.vocab, shape.d_model]));
-    }
-    for weight in &weights {
-        if let Weight::Kept(name, shape) = weight {
-            let found = checkpoint.tensor(name)?.0;
-            if found != *shape {
-                return Err(Error::format(
-                    source,
-                    name.as_str(),
-                    format!("shape {shape:?}"),
-                    format!("{found:?}"),
-                ));
-            }
-        }
+    let mut maps = maps(&checkpoint, &config);
+    let weights = checkpoint.names().into_iter().map(|name| Weight {
+        shape: checkpoint.shape(&name).unwrap_or_default(),
+        maps: maps.remove(&name).unwrap_or_default(),
+        transposed: config.architecture.names().transposed && checkpoint.gguf().is_none(),
+        name,
+    });
+    let weights: Vec<Weight> = weights.collect();
+    if let Some(name) = maps.keys().next() {
+        return Err(Error::format(source, name.as_str(), "a tensor of this name", "none"));
     }
     let views = weights.iter().map(|weight| {
         let of = Of {
@@ -106,7 +84,7 @@ pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Pa
             checkpoint: &checkpoint,
             model,
         };
-        (weight.name(), of)
+        (weight.name.clone(), of)
     });
     let (path, temporary) = (out.join("model.safetensors"), out.join(".model.safetensors.partial"));
     // transformers refuses a file that does not say so.
@@ -121,19 +99,35 @@ pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Pa
     std::fs::rename(&temporary, &path).map_err(|e| io(&path, "rename to", e))
 }
 
-/// A weight by where it comes from, with its shape `[out, in]`.
-enum Weight {
-    Kept(String, Vec<usize>),
-    Linear(usize, Site, Vec<usize>),
-}
-
-impl Weight {
-    fn name(&self) -> String {
-        match self {
-            Self::Kept(name, _) => name.clone(),
-            Self::Linear(layer, site, _) => format!("model.layers.{layer}.{}.weight", site.path()),
+/// The linear maps in each of a checkpoint's tensors.
+fn maps(checkpoint: &Checkpoint, config: &DecoderConfig) -> BTreeMap<String, Vec<Map>> {
+    let (names, shape) = (config.architecture.names(), &config.shape);
+    let root = checkpoint.root(&names);
+    let mut maps: BTreeMap<String, Vec<Map>> = BTreeMap::new();
+    for layer in 0..shape.n_layers {
+        for site in shape.sites.iter() {
+            let name = format!("{root}{}{layer}.{}.weight", names.blocks, (names.linear)(site).0);
+            let rows = names.rows(site, shape);
+            maps.entry(name).or_default().push(Map { layer, site, rows });
         }
     }
+    maps
+}
+
+/// A linear map of the model, and its rows in the tensor.
+#[derive(Clone, Copy)]
+struct Map {
+    layer: usize,
+    site: Site,
+    rows: Rows,
+}
+
+/// A tensor of the file: the source's own, or made of linear maps of the model.
+struct Weight {
+    name: String,
+    shape: Vec<usize>,
+    maps: Vec<Map>,
+    transposed: bool,
 }
 
 /// A weight's bytes, made when they are written.
@@ -143,29 +137,49 @@ struct Of<'a> {
     model: &'a dyn LanguageModel,
 }
 
+impl Of<'_> {
+    /// The linear maps' rows `[out, in]` in their places, or `[in, out]` where the file has it so.
+    fn of_maps(&self) -> Vec<f32> {
+        let mut numbers = vec![0.0; self.shape().iter().product()];
+        let total = self.weight.maps[0].rows.total;
+        let width = numbers.len() / total;
+        for map in &self.weight.maps {
+            // [in, out].
+            let weight = self.model.linear_weight(map.layer, map.site);
+            let n = weight.dims()[1];
+            let weight: Vec<f32> = weight.into_data().iter::<f32>().collect();
+            for row in 0..n {
+                let place = map.rows.source(row);
+                for column in 0..width {
+                    let at = match self.weight.transposed {
+                        true => column * total + place,
+                        false => place * width + column,
+                    };
+                    numbers[at] = weight[column * n + row];
+                }
+            }
+        }
+        numbers
+    }
+}
+
 impl View for Of<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
 
     fn shape(&self) -> &[usize] {
-        match self.weight {
-            Weight::Kept(_, shape) | Weight::Linear(_, _, shape) => shape,
-        }
+        &self.weight.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let numbers = match self.weight {
-            // Read once before: it is there, and of this shape.
-            Weight::Kept(name, _) => self
+        let numbers = match self.weight.maps.is_empty() {
+            true => self
                 .checkpoint
-                .tensor(name)
+                .tensor(&self.weight.name)
                 .map(|(_, numbers)| numbers)
                 .unwrap_or_default(),
-            Weight::Linear(layer, site, _) => {
-                let weight = self.model.linear_weight(*layer, *site).transpose();
-                weight.into_data().iter::<f32>().collect()
-            }
+            false => self.of_maps(),
         };
         Cow::Owned(numbers.iter().flat_map(|x| x.to_le_bytes()).collect())
     }
@@ -176,7 +190,17 @@ impl View for Of<'_> {
 }
 
 /// `config.json`, tokenizer and chat template out of a GGUF's metadata.
-fn describe(gguf: &Gguf, config: &LlamaConfig, out: &Path) -> Result<()> {
+fn describe(gguf: &Gguf, config: &DecoderConfig, out: &Path) -> Result<()> {
+    if config.architecture != Architecture::Llama {
+        let expected = "llama (no other architecture's GGUF is written as a folder)";
+        return Err(Error::format(
+            gguf.path(),
+            "general.architecture",
+            expected,
+            config.architecture.to_string(),
+        ));
+    }
+    let shape = &config.shape;
     let tokenizer = Tokenizer::from_gguf(gguf)?;
     let token = |id: Option<u32>| id.map(|id| tokenizer.token_text(id));
     let settings = json!({
@@ -185,23 +209,23 @@ fn describe(gguf: &Gguf, config: &LlamaConfig, out: &Path) -> Result<()> {
         "eos_token": token(tokenizer.eos()),
         "unk_token": token(tokenizer.unk()),
         "add_bos_token": tokenizer.adds_bos(),
-        "model_max_length": config.context,
+        "model_max_length": shape.context,
         "clean_up_tokenization_spaces": false,
         "chat_template": gguf.text("tokenizer.chat_template")?,
     });
     let model = json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_size": config.d_model,
-        "intermediate_size": config.d_mlp,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads,
-        "head_dim": config.d_head,
-        "vocab_size": config.vocab,
-        "max_position_embeddings": config.context,
-        "rms_norm_eps": config.rms_eps,
-        "rope_theta": config.rope_theta,
+        "hidden_size": shape.d_model,
+        "intermediate_size": shape.d_mlp,
+        "num_hidden_layers": shape.n_layers,
+        "num_attention_heads": shape.n_heads,
+        "num_key_value_heads": shape.n_kv_heads,
+        "head_dim": shape.d_head,
+        "vocab_size": shape.vocab,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.ropes[0].theta,
         "hidden_act": "silu",
         "tie_word_embeddings": config.tied,
         "attention_bias": false,

@@ -1,382 +1,41 @@
-//! The Llama family: RMS norm, rotary embedding, grouped-query attention, SwiGLU.
+//! Llama (Touvron et al. 2023): RMS norms, rotary positions, grouped-query attention, SwiGLU.
 
-use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use realign_core::{Shape, Site, Sites};
+use realign_tensor::Activation;
 
-use burn::tensor::{Device, Tensor, TensorData};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use realign_core::{Batch, Cache, Hook, HookPoint, LanguageModel, Shape, Site, Until, Weight};
-use realign_tensor::{Frozen, Packed, attention, in_pool, rms_norm, rotary, swiglu};
+use crate::fields::Fields;
+use crate::sizes::{Names, Sizes};
+use crate::{Architecture, Decoder, DecoderConfig, Result, Rope, rope_scaling};
 
-use crate::{Checkpoint, Error, LlamaConfig, Weights};
+/// A [`Decoder`], by the name of the architecture that most others are compared with.
+pub type Llama = Decoder;
 
-/// One transformer block's weights.
-#[derive(Clone, Debug)]
-struct Block {
-    attn_norm: Tensor<1>,
-    mlp_norm: Tensor<1>,
-    linear: [Frozen; 7],
-}
-
-/// A Llama-family language model (Touvron et al. 2023) with hook points.
-///
-/// Weights are constants: gradients begin at the hook.
-#[derive(Clone, Debug)]
-pub struct Llama {
-    config: LlamaConfig,
-    shape: Shape,
-    device: Device,
-    embedding: Frozen,
-    unembedding: Unembedding,
-    blocks: Vec<Block>,
-    norm: Tensor<1>,
-    /// Cosines and sines `[context, d_head / 2]` of every position.
-    rope: Arc<(Vec<f32>, Vec<f32>)>,
-}
-
-/// The map to logits, and the same in f32 once somebody has asked for it.
-#[derive(Clone, Debug)]
-struct Unembedding {
-    map: Frozen,
-    dense: Arc<OnceLock<Tensor<2>>>,
-}
-
-impl From<Frozen> for Unembedding {
-    fn from(map: Frozen) -> Self {
-        Self {
-            map,
-            dense: Arc::default(),
-        }
-    }
-}
-
-impl Llama {
-    /// Reads every weight of a checkpoint, in f32.
-    ///
-    /// # Errors
-    /// A weight is missing, has another shape than the configuration says, or holds a value that is not finite.
-    pub fn load(config: &LlamaConfig, checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
-        Self::load_as(config, checkpoint, Weights::F32, device)
-    }
-
-    /// Reads every weight of a checkpoint; the matrices are kept as `weights` says.
-    ///
-    /// # Errors
-    /// As [`Llama::load`].
-    pub fn load_as(
-        config: &LlamaConfig,
-        checkpoint: &Checkpoint,
-        weights: Weights,
-        device: &Device,
-    ) -> Result<Self, Error> {
-        let read = |name: &str, wanted: &[usize]| -> Result<Vec<f32>, Error> {
-            let (found, data) = checkpoint.tensor(name)?;
-            if found != wanted {
-                return Err(Error::format(
-                    checkpoint.path(),
-                    name,
-                    format!("shape {wanted:?}"),
-                    format!("{found:?}"),
-                ));
-            }
-            match data.iter().position(|x| !x.is_finite()) {
-                Some(i) => Err(Error::format(
-                    checkpoint.path(),
-                    name,
-                    "finite weights",
-                    format!("{} at {i}", data[i]),
-                )),
-                None => Ok(data),
-            }
-        };
-        let shape = config.shape();
-        let vector = |name: &str| -> Result<Tensor<1>, Error> {
-            let data = read(name, &[shape.d_model])?;
-            Ok(Tensor::from_data(TensorData::new(data, [shape.d_model]), device))
-        };
-        // Stored [out, in].
-        let matrix = |name: &str, size: [usize; 2]| -> Result<Frozen, Error> {
-            let packed = match weights {
-                Weights::F32 => None,
-                Weights::Bf16 => Some(Packed::bf16(&read(name, &size)?, size)),
-                // Its blocks are 32 wide.
-                Weights::Q8 if size[1].is_multiple_of(32) => Some(Packed::q8(&read(name, &size)?, size)),
-                Weights::Q8 => None,
-                Weights::Stored => checkpoint.packed(name)?,
-            };
-            match packed {
-                Some(packed) if packed.shape() != size => Err(Error::format(
-                    checkpoint.path(),
-                    name,
-                    format!("shape {size:?}"),
-                    format!("{:?}", packed.shape()),
-                )),
-                Some(packed) => Ok(Frozen::packed(packed, device)),
-                None => {
-                    // Kept [in, out], so that the forward product reads both operands row by row.
-                    let data = transposed(&read(name, &size)?, size[0], size[1]);
-                    Ok(Tensor::from_data(TensorData::new(data, [size[1], size[0]]), device).into())
-                }
-            }
-        };
-        let table = |name: &str| -> Result<Frozen, Error> {
-            let size = [shape.vocab, shape.d_model];
-            match weights {
-                // Kept [vocab, d_model], so that a token's row lies in one piece.
-                Weights::F32 => {
-                    let table: Tensor<2> = Tensor::from_data(TensorData::new(read(name, &size)?, size), device);
-                    Ok(table.transpose().into())
-                }
-                _ => matrix(name, size),
-            }
-        };
-        let blocks = (0..shape.n_layers).map(|layer| {
-            let linear = |site: Site| -> Result<Frozen, Error> {
-                let [d_in, d_out] = shape.linear(site);
-                matrix(&format!("model.layers.{layer}.{}.weight", site.path()), [d_out, d_in])
-            };
-            let [q, k, v, o, gate, up, down] = Site::ALL;
-            Ok(Block {
-                attn_norm: vector(&format!("model.layers.{layer}.input_layernorm.weight"))?,
-                mlp_norm: vector(&format!("model.layers.{layer}.post_attention_layernorm.weight"))?,
-                linear: [
-                    linear(q)?,
-                    linear(k)?,
-                    linear(v)?,
-                    linear(o)?,
-                    linear(gate)?,
-                    linear(up)?,
-                    linear(down)?,
-                ],
-            })
-        });
-        let blocks = blocks.collect::<Result<Vec<_>, Error>>()?;
-        let embedding = table("model.embed_tokens.weight")?;
-        let unembedding = if config.tied {
-            embedding.clone()
-        } else {
-            table("lm_head.weight")?
-        };
-        Ok(Self::new(
-            config,
-            embedding,
-            unembedding,
-            blocks,
-            vector("model.norm.weight")?,
-            device,
-        ))
-    }
-
-    /// A model of random weights: for tests and for timing.
-    pub fn random(config: &LlamaConfig, seed: u64, device: &Device) -> Self {
-        let shape = config.shape();
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut matrix = |rows: usize, columns: usize, scale: f32| {
-            let data: Vec<f32> = (0..rows * columns).map(|_| normal(&mut rng) * scale).collect();
-            Tensor::<2>::from_data(TensorData::new(data, [rows, columns]), device)
-        };
-        let ones = || Tensor::<1>::ones([shape.d_model], device);
-        let blocks = (0..shape.n_layers).map(|_| Block {
-            attn_norm: ones(),
-            mlp_norm: ones(),
-            linear: Site::ALL.map(|site| {
-                let [d_in, d_out] = shape.linear(site);
-                matrix(d_in, d_out, (d_in as f32).powf(-0.5)).into()
-            }),
-        });
-        let blocks = blocks.collect();
-        let mut table = |scale| Frozen::from(matrix(shape.vocab, shape.d_model, scale).transpose());
-        let embedding = table(1.0);
-        let unembedding = if config.tied {
-            embedding.clone()
-        } else {
-            table((shape.d_model as f32).powf(-0.5))
-        };
-        Self::new(config, embedding, unembedding, blocks, ones(), device)
-    }
-
-    fn new(
-        config: &LlamaConfig,
-        embedding: Frozen,
-        unembedding: Frozen,
-        blocks: Vec<Block>,
-        norm: Tensor<1>,
-        device: &Device,
-    ) -> Self {
-        let shape = config.shape();
-        let rope = Arc::new(rope_table(shape.context, shape.d_head, config.rope_theta.into()));
-        Self {
-            config: config.clone(),
-            shape,
-            device: device.clone(),
-            embedding,
-            unembedding: unembedding.into(),
-            blocks,
-            norm,
-            rope,
-        }
-    }
-
-    /// The model's configuration.
-    pub fn config(&self) -> &LlamaConfig {
-        &self.config
-    }
-
-    fn pass(&self, batch: &Batch, until: Until, cache: Option<&mut Cache>, hook: &mut dyn Hook) -> Tensor<2> {
-        let embedded = self.embedding.rows(batch.ids());
-        let x = stream(hook, HookPoint::Embed, embedded, batch);
-        match until {
-            Until::End => {
-                let x = self.run_blocks(x, 0..self.shape.n_layers, batch, cache, hook);
-                stream(hook, HookPoint::FinalNorm, self.final_norm(x), batch)
-            }
-            Until::Layer(layer) => self.run_blocks(x, 0..layer + 1, batch, cache, hook),
-        }
-    }
-
-    fn run_blocks(
-        &self,
-        mut x: Tensor<2>,
-        layers: Range<usize>,
-        batch: &Batch,
-        mut cache: Option<&mut Cache>,
-        hook: &mut dyn Hook,
-    ) -> Tensor<2> {
-        let (shape, eps, tokens) = (&self.shape, f64::from(self.config.rms_eps), batch.len());
-        let positions = batch.positions();
-        if let Some(&last) = positions.iter().max() {
-            assert!(
-                last < shape.context,
-                "position {last}, but the model's context is {} tokens",
-                shape.context
-            );
-        }
-        let spans = match &cache {
-            Some(cache) => cache.spans(batch),
-            None => batch.spans(0, |_| {
-                panic!("a batch that continues cached sequences needs their cache")
-            }),
-        };
-        let (cos, sin) = self.rope_rows(&positions);
-        for l in layers {
-            let block = &self.blocks[l];
-            x = stream(hook, HookPoint::ResidPre(l), x, batch);
-            let h = rms_norm(x.clone(), block.attn_norm.clone(), eps);
-            let mut project = |site, n| self.linear(l, site, &h, batch, hook).reshape([tokens, n, shape.d_head]);
-            let q = project(Site::Q, shape.n_heads);
-            let k = project(Site::K, shape.n_kv_heads);
-            let v = project(Site::V, shape.n_kv_heads);
-            let q = heads(hook, HookPoint::Q(l), rotary(q, cos.clone(), sin.clone()), batch);
-            let k = heads(hook, HookPoint::K(l), rotary(k, cos.clone(), sin.clone()), batch);
-            let v = heads(hook, HookPoint::V(l), v, batch);
-            let (k, v) = match &mut cache {
-                Some(cache) => cache.append(l, k, v),
-                None => (k, v),
-            };
-            let z = heads(hook, HookPoint::Z(l), attention(q, k, v, spans.clone()), batch);
-            let z = z.reshape([tokens, shape.n_heads * shape.d_head]);
-            let out = self.linear(l, Site::O, &z, batch, hook);
-            x = x + stream(hook, HookPoint::AttnOut(l), out, batch);
-            x = stream(hook, HookPoint::ResidMid(l), x, batch);
-            let h = rms_norm(x.clone(), block.mlp_norm.clone(), eps);
-            let gate = self.linear(l, Site::Gate, &h, batch, hook);
-            let up = self.linear(l, Site::Up, &h, batch, hook);
-            let h = stream(hook, HookPoint::MlpPost(l), swiglu(gate, up), batch);
-            let out = self.linear(l, Site::Down, &h, batch, hook);
-            x = x + stream(hook, HookPoint::MlpOut(l), out, batch);
-            x = stream(hook, HookPoint::ResidPost(l), x, batch);
-        }
-        if let Some(cache) = cache {
-            cache.advance(batch);
-        }
-        x
-    }
-
-    fn linear(&self, layer: usize, site: Site, x: &Tensor<2>, batch: &Batch, hook: &mut dyn Hook) -> Tensor<2> {
-        let y = self.blocks[layer].linear[site as usize].apply(x.clone());
-        let at = HookPoint::LinearIn { layer, site };
-        if hook.wants(at)
-            && let Some(delta) = hook.linear(at, x, batch)
-        {
-            return y + delta;
-        }
-        y
-    }
-
-    /// Cosines and sines `[token, d_head / 2]` of these positions.
-    fn rope_rows(&self, positions: &[usize]) -> (Tensor<2>, Tensor<2>) {
-        let half = self.shape.d_head / 2;
-        let gather = |table: &[f32]| {
-            let data: Vec<f32> = positions
-                .iter()
-                .flat_map(|&p| table[p * half..(p + 1) * half].iter().copied())
-                .collect();
-            Tensor::from_data(TensorData::new(data, [positions.len(), half]), &self.device)
-        };
-        (gather(&self.rope.0), gather(&self.rope.1))
-    }
-}
-
-fn stream(hook: &mut dyn Hook, at: HookPoint, x: Tensor<2>, batch: &Batch) -> Tensor<2> {
-    if hook.wants(at) { hook.stream(at, x, batch) } else { x }
-}
-
-fn heads(hook: &mut dyn Hook, at: HookPoint, x: Tensor<3>, batch: &Batch) -> Tensor<3> {
-    if hook.wants(at) { hook.heads(at, x, batch) } else { x }
-}
-
-impl LanguageModel for Llama {
-    fn shape(&self) -> &Shape {
-        &self.shape
-    }
-
-    fn device(&self) -> Device {
-        self.device.clone()
-    }
-
-    fn run(&self, batch: &Batch, until: Until, cache: Option<&mut Cache>, hook: &mut dyn Hook) -> Tensor<2> {
-        in_pool(&self.device, || self.pass(batch, until, cache, hook))
-    }
-
-    fn resume(&self, batch: &Batch, layer: usize, resid: Tensor<2>, hook: &mut dyn Hook) -> Tensor<2> {
-        in_pool(&self.device, || {
-            let x = self.run_blocks(resid, layer + 1..self.shape.n_layers, batch, None, hook);
-            stream(hook, HookPoint::FinalNorm, self.final_norm(x), batch)
-        })
-    }
-    fn unembedding(&self) -> Tensor<2> {
-        let Unembedding { map, dense } = &self.unembedding;
-        dense.get_or_init(|| map.dense().transpose()).clone()
-    }
-
-    fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.unembedding.map.apply(hidden)
-    }
-
-    fn linear_weight(&self, layer: usize, site: Site) -> Tensor<2> {
-        self.blocks[layer].linear[site as usize].dense()
-    }
-
-    fn edited(&self, edit: &mut dyn FnMut(Weight, Tensor<2>) -> Tensor<2>) -> Box<dyn LanguageModel> {
-        let mut model = self.clone();
-        model.embedding = edit(Weight::Embedding, model.embedding.dense().transpose())
-            .transpose()
-            .into();
-        for (layer, block) in model.blocks.iter_mut().enumerate() {
-            for site in Site::ALL {
-                let weight = &mut block.linear[site as usize];
-                *weight = edit(Weight::Linear { layer, site }, weight.dense()).into();
-            }
-        }
-        let unembedding = edit(Weight::Unembedding, self.unembedding()).transpose();
-        model.unembedding = Frozen::from(unembedding).into();
-        Box::new(model)
-    }
-
-    fn final_norm(&self, resid: Tensor<2>) -> Tensor<2> {
-        rms_norm(resid, self.norm.clone(), self.config.rms_eps.into())
-    }
+/// The sizes of a plain Llama: for models of random weights.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LlamaConfig {
+    /// Blocks.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads; each serves `n_heads / n_kv_heads` query heads.
+    pub n_kv_heads: usize,
+    /// Width of one head.
+    pub d_head: usize,
+    /// Width of the gated MLP.
+    pub d_mlp: usize,
+    /// Rows of the embedding.
+    pub vocab: usize,
+    /// Longest sequence that the model was trained for.
+    pub context: usize,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f32,
+    /// Added to the mean square in RMS norms.
+    pub rms_eps: f32,
+    /// Whether logits are read off with the embedding itself (no `lm_head.weight`).
+    pub tied: bool,
 }
 
 impl LlamaConfig {
@@ -397,7 +56,7 @@ impl LlamaConfig {
         }
     }
 
-    /// The sizes that [`LanguageModel::shape`] reports.
+    /// The sizes that [`realign_core::LanguageModel::shape`] reports.
     pub fn shape(&self) -> Shape {
         Shape {
             n_layers: self.n_layers,
@@ -408,37 +67,226 @@ impl LlamaConfig {
             d_mlp: self.d_mlp,
             vocab: self.vocab,
             context: self.context,
+            sites: Sites::ALL,
         }
     }
 }
 
-fn rope_table(context: usize, d_head: usize, theta: f64) -> (Vec<f32>, Vec<f32>) {
-    let half = d_head / 2;
-    let angle = |i: usize| {
-        let (position, j) = ((i / half) as f64, (i % half) as f64);
-        position * theta.powf(-2.0 * j / d_head as f64)
+impl From<&LlamaConfig> for DecoderConfig {
+    fn from(config: &LlamaConfig) -> Self {
+        let rope = Rope::new(config.rope_theta.into(), config.d_head);
+        let plain = Self::plain(Architecture::Llama, config.shape(), rope, config.rms_eps);
+        Self {
+            tied: config.tied,
+            ..plain
+        }
+    }
+}
+
+/// Reads a Llama's `config.json`.
+pub(crate) fn config(fields: &Fields<'_>) -> Result<DecoderConfig> {
+    let mut config = base(fields, Architecture::Llama, Defaults::default())?;
+    if fields.flag("attention_bias", false)? {
+        config.biases = Sites::of(config.biases.iter().chain([Site::Q, Site::K, Site::V, Site::O]));
+    }
+    if fields.flag("mlp_bias", false)? {
+        config.biases = Sites::of(config.biases.iter().chain([Site::Gate, Site::Up, Site::Down]));
+    }
+    Ok(config)
+}
+
+/// What an architecture takes for fields that its `config.json` lacks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Defaults {
+    pub(crate) tied: bool,
+    pub(crate) rope_theta: f64,
+    pub(crate) d_head: Option<u64>,
+    /// Whether a part of each head may be rotated only.
+    pub(crate) partial: bool,
+    pub(crate) activation_field: &'static str,
+    pub(crate) activation: Activation,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            tied: false,
+            rope_theta: 10_000.0,
+            d_head: None,
+            partial: false,
+            activation_field: "hidden_act",
+            activation: Activation::Silu,
+        }
+    }
+}
+
+/// The fields that Llama shares with what came after it.
+pub(crate) fn base(fields: &Fields<'_>, architecture: Architecture, defaults: Defaults) -> Result<DecoderConfig> {
+    let n_heads = fields.count("num_attention_heads")?;
+    let sizes = Sizes {
+        path: fields.path(),
+        names: hf_names(),
+        n_layers: fields.count("num_hidden_layers")?,
+        d_model: fields.count("hidden_size")?,
+        n_heads,
+        n_kv_heads: fields.whole("num_key_value_heads")?.unwrap_or(n_heads),
+        d_head: fields.whole("head_dim")?.or(defaults.d_head),
+        d_mlp: fields.count("intermediate_size")?,
+        vocab: fields.count("vocab_size")?,
+        context: fields.count("max_position_embeddings")?,
+        norm_eps: fields.number("rms_norm_eps")?.unwrap_or(f64::NAN),
     };
-    let table = |f: fn(f64) -> f64| (0..context * half).map(|i| f(angle(i)) as f32).collect();
-    (table(f64::cos), table(f64::sin))
-}
-
-fn transposed(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    const TILE: usize = 32;
-    let mut out = vec![0.0; data.len()];
-    for row in (0..rows).step_by(TILE) {
-        for column in (0..columns).step_by(TILE) {
-            for r in row..(row + TILE).min(rows) {
-                for c in column..(column + TILE).min(columns) {
-                    out[c * rows + r] = data[r * columns + c];
-                }
-            }
-        }
+    let (mut shape, eps) = sizes.check()?;
+    let width = rotated_width(fields, "partial_rotary_factor", 1.0, shape.d_head)?;
+    if width != shape.d_head && !defaults.partial {
+        return Err(fields.wrong("partial_rotary_factor", "1, as in all models of this architecture"));
     }
-    out
+    let (rope, context) = rope_scaling::read(fields, defaults.rope_theta, width, sizes.context)?;
+    shape.context = context as usize;
+    let plain = DecoderConfig::plain(architecture, shape, rope, eps);
+    Ok(DecoderConfig {
+        tied: fields.flag("tie_word_embeddings", defaults.tied)?,
+        activation: activation(fields, defaults.activation_field, defaults.activation)?,
+        ..plain
+    })
 }
 
-/// A standard normal number by Box and Muller.
-fn normal(rng: &mut ChaCha8Rng) -> f32 {
-    let (u, v): (f64, f64) = (rng.random(), rng.random());
-    ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+/// How many numbers of a head are rotated, from the field that says the share.
+pub(crate) fn rotated_width(fields: &Fields<'_>, name: &str, default: f64, d_head: usize) -> Result<usize> {
+    let share = fields.number(name)?.unwrap_or(default);
+    let width = (d_head as f64 * share) as usize;
+    if !(share > 0.0 && share <= 1.0 && width >= 2 && width.is_multiple_of(2)) {
+        let expected = format!("a share that makes an even number of a head's {d_head}");
+        return Err(fields.wrong(name, expected));
+    }
+    Ok(width)
+}
+
+/// An activation by Hugging Face's name.
+pub(crate) fn activation(fields: &Fields<'_>, name: &str, default: Activation) -> Result<Activation> {
+    match fields.text(name)? {
+        None => Ok(default),
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu") => Ok(Activation::Gelu),
+        Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Ok(Activation::GeluTanh),
+        Some(_) => Err(fields.wrong(name, "`silu`, `gelu`, `gelu_new` or `gelu_pytorch_tanh`")),
+    }
+}
+
+/// What Hugging Face calls each size.
+pub(crate) fn hf_names() -> Names {
+    let name = str::to_owned;
+    Names {
+        n_layers: name("num_hidden_layers"),
+        d_model: name("hidden_size"),
+        n_heads: name("num_attention_heads"),
+        n_kv_heads: name("num_key_value_heads"),
+        d_head: name("head_dim"),
+        d_mlp: name("intermediate_size"),
+        vocab: name("vocab_size"),
+        context: name("max_position_embeddings"),
+        norm_eps: name("rms_norm_eps"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::RopeScaling;
+
+    const JSON: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": 300, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "tie_word_embeddings": true, "rope_scaling": null}"#;
+
+    fn json(from: &str, to: &str) -> Result<DecoderConfig> {
+        assert!(JSON.contains(from), "{from}");
+        DecoderConfig::from_json(JSON.replace(from, to).as_bytes(), Path::new("config.json"))
+    }
+
+    #[test]
+    fn a_plain_llama_is_what_a_random_one_is() {
+        let mut config = LlamaConfig::tiny();
+        (config.n_layers, config.d_model, config.d_mlp) = (2, 64, 128);
+        (config.d_head, config.vocab, config.context) = (16, 300, 512);
+        assert_eq!(json("300", "300").unwrap(), DecoderConfig::from(&config));
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_field() {
+        for bad in ["1e308", "-1", "\"32\"", "NaN", "[[[[]]]]", "0", "1000000000"] {
+            let error = json("300", bad).unwrap_err().to_string();
+            assert!(error.starts_with("config.json: "), "{bad}: {error}");
+            assert!(bad == "NaN" || error.contains("vocab_size"), "{bad}: {error}");
+        }
+        let deep = format!("{{\"model_type\": {}", "[".repeat(1 << 20));
+        assert!(DecoderConfig::from_json(deep.as_bytes(), Path::new("c")).is_err());
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_refused_by_name() {
+        for (from, to, words) in [
+            (
+                "\"llama\"",
+                "\"mamba\"",
+                ["model_type: expected one of llama,", "found mamba"],
+            ),
+            ("null", "{\"rope_type\": \"longrope\"}", ["rope_scaling", "longrope"]),
+            ("null", "{\"factor\": 2.0}", ["rope_scaling", "rope_type"]),
+            ("null", "{\"type\": \"linear\"}", ["rope_scaling.factor", "nothing"]),
+            (
+                "null",
+                "{\"type\": \"yarn\", \"factor\": 0.5}",
+                ["rope_scaling.factor", "0.5"],
+            ),
+            (
+                "null",
+                "{\"type\": \"llama3\", \"factor\": 2, \"low_freq_factor\": 4, \"high_freq_factor\": 1}",
+                ["rope_scaling.low_freq_factor", "4"],
+            ),
+            ("10000.0", "0.5", ["rope_theta", "0.5"]),
+            (
+                "\"rope_scaling\": null",
+                "\"hidden_act\": \"relu2\"",
+                ["hidden_act", "relu2"],
+            ),
+            (
+                "\"rope_scaling\": null",
+                "\"partial_rotary_factor\": 0.5",
+                ["partial_rotary_factor", "0.5"],
+            ),
+            (
+                "\"rope_scaling\": null",
+                "\"quantization_config\": {\"bits\": 4}",
+                ["quantization_config", "bits"],
+            ),
+        ] {
+            let error = json(from, to).unwrap_err().to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
+        }
+        assert!(json("null", "{\"type\": \"default\"}").is_ok());
+    }
+
+    #[test]
+    fn scalings_reach_as_far_as_they_say() {
+        let linear = json("null", "{\"type\": \"linear\", \"factor\": 4.0}").unwrap();
+        assert_eq!(linear.shape.context, 2048);
+        assert_eq!(linear.ropes[0].scaling, RopeScaling::Linear { factor: 4.0 });
+        let yarn = "{\"rope_type\": \"yarn\", \"factor\": 4.0, \"original_max_position_embeddings\": 256}";
+        assert_eq!(json("null", yarn).unwrap().shape.context, 1024);
+        assert_eq!(json("null", "{\"type\": \"default\"}").unwrap().shape.context, 512);
+    }
+
+    #[test]
+    fn biases_are_where_the_flags_say() {
+        let with = |flag: &str| json("\"rope_scaling\": null", flag).unwrap().biases;
+        assert_eq!(with("\"attention_bias\": true"), Sites::ATTENTION);
+        assert_eq!(
+            with("\"mlp_bias\": true"),
+            Sites::of([Site::Gate, Site::Up, Site::Down])
+        );
+        assert_eq!(with("\"mlp_bias\": false"), Sites::NONE);
+    }
 }

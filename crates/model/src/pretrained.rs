@@ -4,13 +4,13 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-use crate::{Access, ChatTemplate, Checkpoint, Error, Llama, Result, Tokenizer, Weights};
+use crate::{Access, ChatTemplate, Checkpoint, Decoder, Error, Result, Tokenizer, Weights};
 
 /// A model, its tokenizer and its chat template, read from one GGUF or one Hugging Face folder.
 #[derive(Debug)]
 pub struct Pretrained {
     /// The weights with hook points.
-    pub model: Llama,
+    pub model: Decoder,
     /// Text to tokens and back.
     pub tokenizer: Tokenizer,
     /// Conversations to tokens.
@@ -46,7 +46,7 @@ impl Pretrained {
         };
         let none = || Error::format(path, "chat template", "a template, as chat models have", "none");
         let template = template.ok_or_else(none)?;
-        let model = Llama::load_as(&checkpoint.config()?, &checkpoint, weights, device)?;
+        let model = Decoder::load_as(&checkpoint.config()?, &checkpoint, weights, device)?;
         Ok(Self {
             model,
             tokenizer,

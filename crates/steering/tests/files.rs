@@ -5,7 +5,7 @@ use std::fs;
 
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
-use realign_core::{Batch, HookPoint, LanguageModel, Record, Shape};
+use realign_core::{Batch, HookPoint, LanguageModel, Record, Shape, Sites};
 use realign_model::{Llama, LlamaConfig};
 use realign_steering::{ControlVector, Direction, Error};
 
@@ -19,6 +19,7 @@ fn shape() -> Shape {
         d_mlp: 4,
         vocab: 8,
         context: 32,
+        sites: Sites::ALL,
     }
 }
 

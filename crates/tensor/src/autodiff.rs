@@ -14,7 +14,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, TensorMetadata};
 use burn::tensor::Shape;
 
-use crate::{Packed, Spans, TensorOps};
+use crate::{Activation, AttentionOptions, Packed, Spans, TensorOps};
 
 #[derive(Debug)]
 struct Product;
@@ -27,7 +27,9 @@ struct Rotary;
 #[derive(Debug)]
 struct Attention;
 #[derive(Debug)]
-struct SwiGlu;
+struct Gated;
+#[derive(Debug)]
+struct Activate;
 #[derive(Debug)]
 struct TopK;
 #[derive(Debug)]
@@ -97,11 +99,17 @@ impl<B: TensorOps> Backward<B, 1> for Rotary {
 }
 
 impl<B: TensorOps> Backward<B, 3> for Attention {
-    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, Arc<Spans>);
+    type State = (
+        FloatTensor<B>,
+        FloatTensor<B>,
+        FloatTensor<B>,
+        Arc<Spans>,
+        AttentionOptions,
+    );
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let (q, k, v, spans) = ops.state;
-        let (to_q, to_k, to_v) = B::packed_attention_grad(q, k, v, grad, spans);
+        let (q, k, v, spans, options) = ops.state;
+        let (to_q, to_k, to_v) = B::packed_attention_grad(q, k, v, grad, spans, options);
         for (node, to) in ops.parents.into_iter().zip([to_q, to_k, to_v]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, to);
@@ -110,16 +118,27 @@ impl<B: TensorOps> Backward<B, 3> for Attention {
     }
 }
 
-impl<B: TensorOps> Backward<B, 2> for SwiGlu {
-    type State = (FloatTensor<B>, FloatTensor<B>);
+impl<B: TensorOps> Backward<B, 2> for Gated {
+    type State = (FloatTensor<B>, FloatTensor<B>, Activation);
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
-        let (gate, up) = ops.state;
-        let (to_gate, to_up) = B::swiglu_grad(gate, up, grad);
+        let (gate, up, activation) = ops.state;
+        let (to_gate, to_up) = B::gated_grad(gate, up, grad, activation);
         for (node, to) in ops.parents.into_iter().zip([to_gate, to_up]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, to);
             }
+        }
+    }
+}
+
+impl<B: TensorOps> Backward<B, 1> for Activate {
+    type State = (FloatTensor<B>, Activation);
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, activation) = ops.state;
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::activate_grad(x, grad, activation));
         }
     }
 }
@@ -244,6 +263,7 @@ impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         spans: Arc<Spans>,
+        options: AttentionOptions,
     ) -> FloatTensor<Self> {
         let ((q, q_guard), (k, k_guard), (v, v_guard)) = (q.into_parts(), k.into_parts(), v.into_parts());
         match Attention
@@ -252,21 +272,32 @@ impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
             .stateful()
         {
             OpsKind::Tracked(prep) => {
-                let y = B::packed_attention(q.clone(), k.clone(), v.clone(), spans.clone());
-                prep.finish((q, k, v, spans), y)
+                let y = B::packed_attention(q.clone(), k.clone(), v.clone(), spans.clone(), options);
+                prep.finish((q, k, v, spans, options), y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::packed_attention(q, k, v, spans)),
+            OpsKind::UnTracked(prep) => prep.finish(B::packed_attention(q, k, v, spans, options)),
         }
     }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         let ((gate, gate_guard), (up, up_guard)) = (gate.into_parts(), up.into_parts());
-        match SwiGlu.prepare::<C>([gate_guard, up_guard]).compute_bound().stateful() {
+        match Gated.prepare::<C>([gate_guard, up_guard]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let y = B::swiglu(gate.clone(), up.clone());
-                prep.finish((gate, up), y)
+                let y = B::gated(gate.clone(), up.clone(), activation);
+                prep.finish((gate, up, activation), y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::swiglu(gate, up)),
+            OpsKind::UnTracked(prep) => prep.finish(B::gated(gate, up, activation)),
+        }
+    }
+
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        let (x, guard) = x.into_parts();
+        match Activate.prepare::<C>([guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::activate(x.clone(), activation);
+                prep.finish((x, activation), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::activate(x, activation)),
         }
     }
 

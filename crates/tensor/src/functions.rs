@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};
 
-use crate::{AdamWStep, Spans, TensorOps};
+use crate::{Activation, AdamWStep, AttentionOptions, Spans, TensorOps};
 
 fn assert_shape<const D: usize>(operation: &str, operand: &str, found: [usize; D], wanted: [usize; D]) {
     assert_eq!(
@@ -66,6 +66,21 @@ pub fn rotary(x: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<3> {
 /// - `q`: `[token, head, d_head]`, `k` and `v`: `[row, kv_head, d_head]`
 /// - output: `[token, head, d_head]`
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, spans: Arc<Spans>) -> Tensor<3> {
+    let options = AttentionOptions::new(q.dims()[2]);
+    attention_with(q, k, v, spans, options)
+}
+
+/// [`attention`] with another scale, capped scores or a sliding window.
+///
+/// # Shapes
+/// - as [`attention`]
+pub fn attention_with(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    spans: Arc<Spans>,
+    options: AttentionOptions,
+) -> Tensor<3> {
     let ([_, heads, d], [rows, kv_heads, _]) = (q.dims(), k.dims());
     assert_shape("attention", "k", k.dims(), [rows, kv_heads, d]);
     assert_shape("attention", "v", v.dims(), k.dims());
@@ -74,11 +89,16 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, spans: Arc<Spans>) ->
         0,
         "attention: {heads} heads do not divide into {kv_heads} key/value heads"
     );
+    assert!(
+        options.window != Some(0) && options.softcap.is_none_or(|cap| cap > 0.0),
+        "attention: {options:?} leaves a query no key or its scores no range"
+    );
     Tensor::from_dispatch(Dispatch::packed_attention(
         q.into_dispatch(),
         k.into_dispatch(),
         v.into_dispatch(),
         spans,
+        options,
     ))
 }
 
@@ -88,7 +108,24 @@ pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, spans: Arc<Spans>) ->
 /// - `gate`, `up`, output: `[token, d_mlp]`
 pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     assert_shape("swiglu", "up", up.dims(), gate.dims());
-    Tensor::from_dispatch(Dispatch::swiglu(gate.into_dispatch(), up.into_dispatch()))
+    gated(gate, up, Activation::Silu)
+}
+
+/// A gated MLP's inner part: `activation(gate) · up` (Shazeer 2020).
+///
+/// # Shapes
+/// - `gate`, `up`, output: `[token, d_mlp]`
+pub fn gated(gate: Tensor<2>, up: Tensor<2>, activation: Activation) -> Tensor<2> {
+    assert_shape("gated", "up", up.dims(), gate.dims());
+    Tensor::from_dispatch(Dispatch::gated(gate.into_dispatch(), up.into_dispatch(), activation))
+}
+
+/// `activation(x)` of every element.
+///
+/// # Shapes
+/// - `x`, output: `[token, d_mlp]`
+pub fn activate(x: Tensor<2>, activation: Activation) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::activate(x.into_dispatch(), activation))
 }
 
 /// Low-rank linear map `scale · (x a) b` (LoRA, Hu et al. 2021).

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+mod activation;
 mod adamw;
+mod attention_options;
 mod autodiff;
 mod device;
 #[cfg(feature = "flex")]
@@ -30,14 +32,16 @@ mod packed;
 mod remote;
 mod spans;
 
+pub use activation::Activation;
 pub use adamw::AdamWStep;
+pub use attention_options::AttentionOptions;
 #[doc(hidden)]
 pub use device::test_device;
 pub use device::{DEVICES, DeviceChoice, DeviceError, device};
 pub use frozen::{Frozen, packed_product};
 pub use functions::{
-    adamw, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu,
-    top_k,
+    activate, adamw, attention, attention_with, cross_entropy, gated, low_rank_linear, product, rms_norm, rotary,
+    sparse_decode, sparse_encode, swiglu, top_k,
 };
 pub use lanes::{in_pool, lanes, side_by_side};
 pub use ops::TensorOps;

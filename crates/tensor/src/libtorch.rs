@@ -10,8 +10,8 @@ use burn::backend::libtorch::TchTensor;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use tch::{Kind, Reduction, Tensor};
 
-use crate::ops::CROSS_ENTROPY_CHUNK;
-use crate::{AdamWStep, Span, Spans, TensorOps};
+use crate::ops::{CROSS_ENTROPY_CHUNK, attention_grads, attention_values};
+use crate::{Activation, AdamWStep, AttentionOptions, Span, Spans, TensorOps};
 
 impl TensorOps for LibTorch {
     fn packed_attention(
@@ -19,7 +19,12 @@ impl TensorOps for LibTorch {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         spans: Arc<Spans>,
+        options: AttentionOptions,
     ) -> FloatTensor<Self> {
+        if options.window.is_some() || options.softcap.is_some() {
+            return attention_values::<Self>(q, k, v, &spans, options);
+        }
+        let scale = f64::from(options.scale);
         let (q, k, v) = (q.tensor, k.tensor, v.tensor);
         spans.check(q.size()[0] as usize, k.size()[0] as usize);
         let kv_heads = k.size()[1];
@@ -27,7 +32,7 @@ impl TensorOps for LibTorch {
             let at = Rows::of(span, &k);
             let (k, v) = (at.heads_first(&k), at.heads_first(&v));
             let q = grouped(&at.queries(&q), kv_heads);
-            ungrouped(&pattern(&q, &k, span).bmm(&v), span)
+            ungrouped(&pattern(&q, &k, span, scale).bmm(&v), span)
         });
         TchTensor::new(cat(y.collect(), &q))
     }
@@ -38,7 +43,12 @@ impl TensorOps for LibTorch {
         v: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         spans: Arc<Spans>,
+        options: AttentionOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if options.window.is_some() || options.softcap.is_some() {
+            return attention_grads::<Self>(q, k, v, grad, &spans, options);
+        }
+        let scale = f64::from(options.scale);
         let (q, k, v, grad) = (q.tensor, k.tensor, v.tensor, grad.tensor);
         let kv_heads = k.size()[1];
         let mut to_q = Vec::new();
@@ -47,9 +57,9 @@ impl TensorOps for LibTorch {
             let at = Rows::of(span, &k);
             let (k, v) = (at.heads_first(&k), at.heads_first(&v));
             let [q, grad] = [&q, &grad].map(|x| grouped(&at.queries(x), kv_heads));
-            let pattern = pattern(&q, &k, span);
+            let pattern = pattern(&q, &k, span, scale);
             let to_pattern = grad.bmm(&v.transpose(1, 2));
-            let to_scores = Tensor::internal_softmax_backward_data(&to_pattern, &pattern, -1, q.kind()) * scale(&q);
+            let to_scores = Tensor::internal_softmax_backward_data(&to_pattern, &pattern, -1, q.kind()) * scale;
             to_q.push(ungrouped(&to_scores.bmm(&k), span));
             // The sum over a group's queries is the sum over its heads too.
             at.add(&mut to_k, &to_scores.transpose(1, 2).bmm(&q));
@@ -62,20 +72,29 @@ impl TensorOps for LibTorch {
         )
     }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        TchTensor::new(gate.tensor.silu() * up.tensor)
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        TchTensor::new(values(&gate.tensor, activation) * up.tensor)
     }
 
-    fn swiglu_grad(
+    fn gated_grad(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let to_gate = gate.tensor.silu_backward(&(&grad.tensor * up.tensor));
+        let to_gate = slopes(&gate.tensor, &(&grad.tensor * up.tensor), activation);
         (
             TchTensor::new(to_gate),
-            TchTensor::new(gate.tensor.silu() * grad.tensor),
+            TchTensor::new(values(&gate.tensor, activation) * grad.tensor),
         )
+    }
+
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        TchTensor::new(values(&x.tensor, activation))
+    }
+
+    fn activate_grad(x: FloatTensor<Self>, grad: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        TchTensor::new(slopes(&x.tensor, &grad.tensor, activation))
     }
 
     fn top_k(x: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
@@ -239,6 +258,23 @@ impl TensorOps for LibTorch {
     }
 }
 
+fn values(x: &Tensor, activation: Activation) -> Tensor {
+    match activation {
+        Activation::Silu => x.silu(),
+        Activation::Gelu => x.gelu("none"),
+        Activation::GeluTanh => x.gelu("tanh"),
+    }
+}
+
+/// `grad` times the activation's derivative at `x`.
+fn slopes(x: &Tensor, grad: &Tensor, activation: Activation) -> Tensor {
+    match activation {
+        Activation::Silu => x.silu_backward(grad),
+        Activation::Gelu => x.gelu_backward(grad, "none"),
+        Activation::GeluTanh => x.gelu_backward(grad, "tanh"),
+    }
+}
+
 /// The tensor's own memory where nobody else holds it, else a copy.
 fn in_place(x: TchTensor) -> Tensor {
     if x.can_mut() { x.tensor } else { x.tensor.copy() }
@@ -293,10 +329,6 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn scale(q: &Tensor) -> f64 {
-    1.0 / (q.size()[2] as f64).sqrt()
-}
-
 /// `[query, head, d]` to `[kv_head, group · query, d]`: each key/value head meets all queries of its group in one product.
 fn grouped(q: &Tensor, kv_heads: i64) -> Tensor {
     let [queries, heads, d] = [0, 1, 2].map(|axis| q.size()[axis]);
@@ -315,9 +347,9 @@ fn ungrouped(y: &Tensor, span: &Span) -> Tensor {
 }
 
 /// Softmax of the scores `[kv_head, group · query, key]`, where no query sees a later key.
-fn pattern(q: &Tensor, k: &Tensor, span: &Span) -> Tensor {
+fn pattern(q: &Tensor, k: &Tensor, span: &Span, scale: f64) -> Tensor {
     let (queries, keys) = (span.queries.len() as i64, k.size()[1]);
-    let scores = (q * scale(q)).bmm(&k.transpose(1, 2));
+    let scores = (q * scale).bmm(&k.transpose(1, 2));
     if queries > 1 {
         let later = Tensor::ones([queries, keys], (Kind::Bool, q.device())).triu(keys - queries + 1);
         let mut by_query = scores.view([k.size()[0], -1, queries, keys]);

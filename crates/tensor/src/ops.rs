@@ -7,7 +7,7 @@ use burn::backend::tensor::{FloatTensor, IndexingUpdateOp, IntTensor};
 use burn::backend::{Backend, TensorMetadata, backend_extension};
 use burn::tensor::{Shape, TensorData, read_sync};
 
-use crate::{AdamWStep, Packed, Spans};
+use crate::{Activation, AdamWStep, AttentionOptions, Packed, Spans};
 
 /// Tokens whose logits exist at one time in [`TensorOps::cross_entropy`].
 pub(crate) const CROSS_ENTROPY_CHUNK: usize = 256;
@@ -88,10 +88,9 @@ pub trait TensorOps: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         spans: Arc<Spans>,
+        options: AttentionOptions,
     ) -> FloatTensor<Self> {
-        let heads = q.shape()[1];
-        let pattern = attention_pattern::<Self>(q, k, &spans);
-        Self::float_permute(Self::float_matmul(pattern, heads_first::<Self>(v, heads)), &[1, 0, 2])
+        attention_values::<Self>(q, k, v, &spans, options)
     }
 
     /// Gradients of [`TensorOps::packed_attention`] with respect to `q`, `k` and `v`.
@@ -101,51 +100,36 @@ pub trait TensorOps: Backend {
         v: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         spans: Arc<Spans>,
+        options: AttentionOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [_, heads, d] = q.shape().dims();
-        let kv_heads = k.shape()[1];
-        let scale = 1.0 / (d as f32).sqrt();
-        let pattern = attention_pattern::<Self>(q.clone(), k.clone(), &spans);
-        let grad = Self::float_permute(grad, &[1, 0, 2]);
-        let (k, v) = (heads_first::<Self>(k, heads), heads_first::<Self>(v, heads));
-        let q = Self::float_permute(q, &[1, 0, 2]);
-        let grad_v = Self::float_matmul(Self::float_transpose(pattern.clone()), grad.clone());
-        let grad_pattern = Self::float_matmul(grad, Self::float_transpose(v));
-        let mean = Self::float_sum_dim(Self::float_mul(grad_pattern.clone(), pattern.clone()), 2);
-        let grad_scores = Self::float_mul_scalar(
-            Self::float_mul(Self::float_sub(grad_pattern, mean), pattern),
-            scale.into(),
-        );
-        let grad_q = Self::float_matmul(grad_scores.clone(), k);
-        let grad_k = Self::float_matmul(Self::float_transpose(grad_scores), q);
-        (
-            Self::float_permute(grad_q, &[1, 0, 2]),
-            sum_groups::<Self>(grad_k, kv_heads),
-            sum_groups::<Self>(grad_v, kv_heads),
-        )
+        attention_grads::<Self>(q, k, v, grad, &spans, options)
     }
 
-    /// `silu(gate) · up`.
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        let sigmoid = Self::sigmoid(gate.clone());
-        Self::float_mul(Self::float_mul(gate, sigmoid), up)
+    /// `activation(gate) · up`: the inner part of a gated MLP.
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        Self::float_mul(activation.values::<Self>(gate), up)
     }
 
-    /// Gradients of [`TensorOps::swiglu`] with respect to `gate` and `up`.
-    fn swiglu_grad(
+    /// Gradients of [`TensorOps::gated`] with respect to `gate` and `up`.
+    fn gated_grad(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let s = Self::sigmoid(gate.clone());
-        let silu = Self::float_mul(gate.clone(), s.clone());
-        // silu' = s + silu (1 - s)
-        let slope = Self::float_add(
-            s.clone(),
-            Self::float_mul(silu.clone(), Self::float_add_scalar(Self::float_neg(s), 1f32.into())),
-        );
-        let grad_gate = Self::float_mul(Self::float_mul(grad.clone(), up), slope);
-        (grad_gate, Self::float_mul(grad, silu))
+        let (values, slopes) = activation.values_and_slopes::<Self>(gate);
+        let to_gate = Self::float_mul(Self::float_mul(grad.clone(), up), slopes);
+        (to_gate, Self::float_mul(grad, values))
+    }
+
+    /// `activation(x)`.
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        activation.values::<Self>(x)
+    }
+
+    /// Gradient of [`TensorOps::activate`].
+    fn activate_grad(x: FloatTensor<Self>, grad: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        Self::float_mul(grad, activation.values_and_slopes::<Self>(x).1)
     }
 
     /// `scale · (x a) b`: `x [token, d_in]`, `a [d_in, rank]`, `b [rank, d_out]`.
@@ -313,15 +297,74 @@ fn sum_groups<B: Backend>(grad: FloatTensor<B>, kv_heads: usize) -> FloatTensor<
     B::float_permute(grad, &[1, 0, 2])
 }
 
-/// Softmax of the masked scores: `[head, query, row]`.
-fn attention_pattern<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>, spans: &Spans) -> FloatTensor<B> {
-    let [queries, heads, d] = q.shape().dims();
+/// The reference body of [`TensorOps::packed_attention`].
+pub(crate) fn attention_values<B: TensorOps>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    spans: &Spans,
+    options: AttentionOptions,
+) -> FloatTensor<B> {
+    let heads = q.shape()[1];
+    let (pattern, _) = attention_pattern::<B>(q, k, spans, options);
+    B::float_permute(B::float_matmul(pattern, heads_first::<B>(v, heads)), &[1, 0, 2])
+}
+
+/// The reference body of [`TensorOps::packed_attention_grad`].
+pub(crate) fn attention_grads<B: TensorOps>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    spans: &Spans,
+    options: AttentionOptions,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let (heads, kv_heads) = (q.shape()[1], k.shape()[1]);
+    let (pattern, bend) = attention_pattern::<B>(q.clone(), k.clone(), spans, options);
+    let grad = B::float_permute(grad, &[1, 0, 2]);
+    let (k, v) = (heads_first::<B>(k, heads), heads_first::<B>(v, heads));
+    let q = B::float_permute(q, &[1, 0, 2]);
+    let grad_v = B::float_matmul(B::float_transpose(pattern.clone()), grad.clone());
+    let grad_pattern = B::float_matmul(grad, B::float_transpose(v));
+    let mean = B::float_sum_dim(B::float_mul(grad_pattern.clone(), pattern.clone()), 2);
+    let mut grad_scores = B::float_mul_scalar(
+        B::float_mul(B::float_sub(grad_pattern, mean), pattern),
+        options.scale.into(),
+    );
+    if let Some(bend) = bend {
+        grad_scores = B::float_mul(grad_scores, bend);
+    }
+    let grad_q = B::float_matmul(grad_scores.clone(), k);
+    let grad_k = B::float_matmul(B::float_transpose(grad_scores), q);
+    (
+        B::float_permute(grad_q, &[1, 0, 2]),
+        sum_groups::<B>(grad_k, kv_heads),
+        sum_groups::<B>(grad_v, kv_heads),
+    )
+}
+
+/// Softmax of the masked scores, `[head, query, row]`, and where they are capped, the cap's slope at each.
+fn attention_pattern<B: Backend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    spans: &Spans,
+    options: AttentionOptions,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    let [queries, heads, _] = q.shape().dims();
     let rows = k.shape()[0];
     spans.check(queries, rows);
-    let mask = B::float_from_data(TensorData::new(spans.mask(rows), [1, queries, rows]), &q.device());
-    let q = B::float_mul_scalar(B::float_permute(q, &[1, 0, 2]), (1.0 / (d as f32).sqrt()).into());
-    let scores = B::float_matmul(q, B::float_transpose(heads_first::<B>(k, heads)));
-    B::softmax(B::float_add(scores, mask), 2)
+    let mask = TensorData::new(spans.mask(rows, options.window), [1, queries, rows]);
+    let mask = B::float_from_data(mask, &q.device());
+    let q = B::float_mul_scalar(B::float_permute(q, &[1, 0, 2]), options.scale.into());
+    let mut scores = B::float_matmul(q, B::float_transpose(heads_first::<B>(k, heads)));
+    let mut bend = None;
+    if let Some(cap) = options.softcap {
+        let t = B::float_tanh(B::float_mul_scalar(scores, (1.0 / cap).into()));
+        let square = B::float_mul(t.clone(), t.clone());
+        bend = Some(B::float_add_scalar(B::float_neg(square), 1f32.into()));
+        scores = B::float_mul_scalar(t, cap.into());
+    }
+    (B::softmax(B::float_add(scores, mask), 2), bend)
 }
 
 fn densify<B: Backend>(values: FloatTensor<B>, indices: IntTensor<B>, d_sae: usize) -> FloatTensor<B> {

@@ -90,12 +90,14 @@ impl Spans {
         );
     }
 
-    /// Additive mask `[queries, rows]`, 0 where a query may look and -1e30 elsewhere.
-    pub fn mask(&self, rows: usize) -> Vec<f32> {
+    /// Additive mask `[queries, rows]`, 0 where a query may look and -1e30 elsewhere; with a window, only the last so many
+    /// keys of each query.
+    pub fn mask(&self, rows: usize, window: Option<usize>) -> Vec<f32> {
         let mut mask = vec![-1e30; self.n_queries() * rows];
         for span in &self.spans {
             for (j, query) in span.queries.clone().enumerate() {
-                for row in span.keys(j) {
+                let first = window.map_or(0, |window| span.n_keys(j).saturating_sub(window));
+                for row in span.keys(j).skip(first) {
                     mask[query * rows + row] = 0.0;
                 }
             }

@@ -8,10 +8,10 @@
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::simd::{dot, exp_sum, max};
+use super::simd::{dot, exp_sum, max, tanh};
 use super::view::{contiguous, dims, float, slice};
 use super::wide::{LANES, Wide, Work, with_wide};
-use crate::{Span, Spans};
+use crate::{AttentionOptions, Span, Spans};
 
 /// Queries that one task handles.
 const QUERIES: usize = 16;
@@ -28,11 +28,11 @@ struct Shape {
     rows: usize,
     d: usize,
     group: usize,
-    scale: f32,
+    options: AttentionOptions,
 }
 
 impl Shape {
-    fn new(q: &FlexTensor, k: &FlexTensor, spans: &Spans) -> Self {
+    fn new(q: &FlexTensor, k: &FlexTensor, spans: &Spans, options: AttentionOptions) -> Self {
         let ([queries, heads, d], [rows, kv_heads, _]) = (dims(q), dims(k));
         spans.check(queries, rows);
         Self {
@@ -42,7 +42,7 @@ impl Shape {
             rows,
             d,
             group: heads / kv_heads,
-            scale: 1.0 / (d as f32).sqrt(),
+            options,
         }
     }
 }
@@ -57,8 +57,14 @@ fn tasks(spans: &Spans) -> Vec<(&Span, std::ops::Range<usize>)> {
     tasks
 }
 
-pub(super) fn forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, spans: &Spans) -> FlexTensor {
-    let s = Shape::new(q, k, spans);
+pub(super) fn forward(
+    q: &FlexTensor,
+    k: &FlexTensor,
+    v: &FlexTensor,
+    spans: &Spans,
+    options: AttentionOptions,
+) -> FlexTensor {
+    let s = Shape::new(q, k, spans, options);
     let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
     let (q, k, v) = (slice::<f32>(&q), slice::<f32>(&k), slice::<f32>(&v));
     let row = s.heads * s.d;
@@ -75,7 +81,9 @@ pub(super) fn forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, spans: &Sp
         .collect();
     tasks.into_par_iter().for_each(|(span, queries, out)| {
         let mut scores = Vec::new();
-        let rows: Vec<usize> = span.keys(queries.end - 1).collect();
+        // What lies before the first query's window, none of them sees.
+        let unseen = options.first(span.n_keys(queries.start));
+        let rows: Vec<usize> = span.keys(queries.end - 1).skip(unseen).collect();
         let first = span.queries.start + queries.start;
         for kv in 0..s.kv_heads {
             with_wide(Forward {
@@ -85,7 +93,7 @@ pub(super) fn forward(q: &FlexTensor, k: &FlexTensor, v: &FlexTensor, spans: &Sp
                 v,
                 rows: &rows,
                 kv,
-                seen: span.n_keys(queries.start),
+                seen: span.n_keys(queries.start) - unseen,
                 scores: &mut scores,
                 out: &mut *out,
             });
@@ -100,10 +108,10 @@ struct Forward<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
-    /// The key rows that the last query sees.
+    /// The key rows from the first query's first to the last query's last.
     rows: &'a [usize],
     kv: usize,
-    /// Keys that the first query sees; each next one sees one more.
+    /// The end of the first query's keys in `rows`; each next one's is one further.
     seen: usize,
     scores: &'a mut Vec<f32>,
     out: &'a mut [f32],
@@ -134,22 +142,29 @@ impl Work for Forward<'_> {
                 q[r] = &self.q[place(row + r)..][..d];
             }
             let seen = |r: usize| self.seen + (row + r) / s.group;
-            let most = seen(count - 1);
-            for key in 0..most {
+            let (least, most) = (s.options.first(seen(0)), seen(count - 1));
+            for key in least..most {
                 let products = dots(wide, &q, k.row(key));
                 for r in 0..count {
-                    self.scores[r * stride + key] = products[r] * s.scale;
+                    self.scores[r * stride + key] = products[r] * s.options.scale;
                 }
             }
             for r in 0..count {
+                let (first, seen) = (s.options.first(seen(r)), seen(r));
                 let scores = &mut self.scores[r * stride..][..most];
-                pattern(&mut scores[..seen(r)]);
+                if let Some(cap) = s.options.softcap {
+                    scores[first..seen]
+                        .iter_mut()
+                        .for_each(|score| *score = cap * tanh(*score / cap));
+                }
+                pattern(&mut scores[first..seen]);
                 // Another row of these may see more.
-                scores[seen(r)..].fill(0.0);
+                scores[least..first].fill(0.0);
+                scores[seen..].fill(0.0);
             }
             let weights = &self.scores[..];
             for at in (0..d).step_by(2 * LANES) {
-                let sums = weighted(wide, weights, &v, most, at);
+                let sums = weighted(wide, weights, &v, least..most, at);
                 for r in 0..count {
                     let width = (d - at).min(2 * LANES);
                     self.out[place(row + r) + at..][..width].copy_from_slice(&sums[r][..width]);
@@ -205,14 +220,20 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Columns `at..at + 32` of the sums of the first `n` rows of a matrix, weighted by `weights [ROWS, stride]`.
+/// Columns `at..at + 32` of the sums of some rows of a matrix, weighted by `weights [ROWS, stride]`.
 #[inline(always)]
-fn weighted<W: Wide>(wide: W, weights: &[f32], matrix: &Matrix<'_>, n: usize, at: usize) -> [[f32; 2 * LANES]; ROWS] {
+fn weighted<W: Wide>(
+    wide: W,
+    weights: &[f32],
+    matrix: &Matrix<'_>,
+    keys: std::ops::Range<usize>,
+    at: usize,
+) -> [[f32; 2 * LANES]; ROWS] {
     let (d, stride) = (matrix.s.d, matrix.rows.len());
     let mut out = [[0f32; 2 * LANES]; ROWS];
     if d - at >= 2 * LANES {
         let mut sums = [[wide.splat(0.0); 2]; ROWS];
-        for key in 0..n {
+        for key in keys {
             let row = &matrix.row(key)[at..][..2 * LANES];
             let (low, high) = row.split_at(LANES);
             let low = wide.load(low.first_chunk().expect("sixteen of them"));
@@ -232,7 +253,7 @@ fn weighted<W: Wide>(wide: W, weights: &[f32], matrix: &Matrix<'_>, n: usize, at
         return out;
     }
     // The end of a row that is no whole number of them.
-    for key in 0..n {
+    for key in keys {
         let row = &matrix.row(key)[at..];
         for r in 0..ROWS {
             for i in 0..row.len() {
@@ -256,8 +277,9 @@ pub(super) fn backward(
     v: &FlexTensor,
     grad: &FlexTensor,
     spans: &Spans,
+    options: AttentionOptions,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let s = Shape::new(q, k, spans);
+    let s = Shape::new(q, k, spans, options);
     let (q, k, v, grad) = (contiguous(q), contiguous(k), contiguous(v), contiguous(grad));
     let (q, k, v, grad) = (
         slice::<f32>(&q),
@@ -294,7 +316,7 @@ fn head_backward(s: &Shape, q: &[f32], k: &[f32], v: &[f32], grad: &[f32], spans
         k: vec![0.0; s.rows * s.d],
         v: vec![0.0; s.rows * s.d],
     };
-    let mut scratch = [const { Vec::new() }; 2];
+    let mut scratch = [const { Vec::new() }; 3];
     let (width, group) = (s.heads * s.d, s.group * s.d);
     for span in spans.spans.iter().filter(|span| !span.queries.is_empty()) {
         let rows: Vec<usize> = span.keys(span.queries.len() - 1).collect();
@@ -324,12 +346,12 @@ struct Backward<'a> {
     grad: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
-    /// The key rows that the last query sees.
+    /// The key rows from the first query's first to the last query's last.
     rows: &'a [usize],
     kv: usize,
-    /// Keys that the first query sees; each next one sees one more.
+    /// The end of the first query's keys in `rows`; each next one's is one further.
     seen: usize,
-    scratch: &'a mut [Vec<f32>; 2],
+    scratch: &'a mut [Vec<f32>; 3],
     /// `[query, head of the group, d]`.
     to_q: &'a mut [f32],
     /// `[key row, d]`.
@@ -349,8 +371,8 @@ impl Work for Backward<'_> {
             kv: self.kv,
         };
         let (k, v) = (matrix(self.k), matrix(self.v));
-        let [patterns, slopes] = self.scratch;
-        for buffer in [&mut *patterns, &mut *slopes] {
+        let [patterns, slopes, caps] = self.scratch;
+        for buffer in [&mut *patterns, &mut *slopes, &mut *caps] {
             buffer.clear();
             buffer.resize(ROWS * stride, 0.0);
         }
@@ -365,37 +387,53 @@ impl Work for Backward<'_> {
                 grad[r] = &self.grad[place(row + r)..][..d];
             }
             let seen = |r: usize| self.seen + (row + r) / s.group;
-            let most = seen(count - 1);
-            for key in 0..most {
+            let (least, most) = (s.options.first(seen(0)), seen(count - 1));
+            for key in least..most {
                 let products = dots(wide, &q, k.row(key));
                 let to_patterns = dots(wide, &grad, v.row(key));
                 for r in 0..ROWS {
-                    patterns[r * stride + key] = products[r] * s.scale;
+                    patterns[r * stride + key] = products[r] * s.options.scale;
                     slopes[r * stride + key] = to_patterns[r];
                 }
             }
             for r in 0..ROWS {
                 let (patterns, slopes) = (&mut patterns[r * stride..][..most], &mut slopes[r * stride..][..most]);
                 // Rows that are not there see nothing, and another one of these may see more.
-                let seen = if r < count { seen(r) } else { 0 };
-                if seen > 0 {
-                    pattern(&mut patterns[..seen]);
-                    let mean = dot(&patterns[..seen], &slopes[..seen]);
-                    for i in 0..seen {
-                        slopes[i] = patterns[i] * (slopes[i] - mean) * s.scale;
+                let seen = if r < count { seen(r) } else { least };
+                let first = s.options.first(seen).max(least);
+                if first < seen {
+                    let caps = &mut caps[r * stride..][..most];
+                    if let Some(cap) = s.options.softcap {
+                        for i in first..seen {
+                            let t = tanh(patterns[i] / cap);
+                            patterns[i] = cap * t;
+                            caps[i] = 1.0 - t * t;
+                        }
+                    }
+                    pattern(&mut patterns[first..seen]);
+                    let mean = dot(&patterns[first..seen], &slopes[first..seen]);
+                    for i in first..seen {
+                        slopes[i] = patterns[i] * (slopes[i] - mean) * s.options.scale;
+                    }
+                    if s.options.softcap.is_some() {
+                        for i in first..seen {
+                            slopes[i] *= caps[i];
+                        }
                     }
                 }
-                patterns[seen..].fill(0.0);
-                slopes[seen..].fill(0.0);
+                for buffer in [patterns, slopes] {
+                    buffer[least..first].fill(0.0);
+                    buffer[seen..].fill(0.0);
+                }
             }
             for at in (0..d).step_by(2 * LANES) {
-                let sums = weighted(wide, slopes, &k, most, at);
+                let sums = weighted(wide, slopes, &k, least..most, at);
                 for r in 0..count {
                     let width = (d - at).min(2 * LANES);
                     self.to_q[(row + r) * d + at..][..width].copy_from_slice(&sums[r][..width]);
                 }
             }
-            for key in 0..most {
+            for key in least..most {
                 let to = self.rows[key] * d..(self.rows[key] + 1) * d;
                 spread(wide, slopes, stride, key, &q, &mut self.to_k[to.clone()]);
                 spread(wide, patterns, stride, key, &grad, &mut self.to_v[to]);

@@ -1,9 +1,9 @@
-//! Row and element kernels: RMS norm, rotary embedding, SwiGLU, AdamW.
+//! Row and element kernels: RMS norm, rotary embedding, AdamW.
 
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::simd::{dot, exp, sum_squares, with_simd};
+use super::simd::{dot, sum_squares, with_simd};
 use super::view::{contiguous, dims, float, slice, slice_mut};
 use crate::AdamWStep;
 
@@ -89,54 +89,6 @@ pub(super) fn rotary(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor) -> Flex
         );
     });
     float(out, &[tokens, heads, d])
-}
-
-pub(super) fn swiglu(gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
-    let shape = dims::<2>(gate);
-    let (gate, up) = (contiguous(gate), contiguous(up));
-    let (gates, ups) = (slice::<f32>(&gate), slice::<f32>(&up));
-    let mut out = vec![0f32; gates.len()];
-    out.par_chunks_mut(BLOCK)
-        .zip(gates.par_chunks(BLOCK))
-        .zip(ups.par_chunks(BLOCK))
-        .for_each(|((out, g), u)| {
-            with_simd(
-                #[inline(always)]
-                || {
-                    for ((y, &g), &u) in out.iter_mut().zip(g).zip(u) {
-                        *y = g / (1.0 + exp(-g)) * u;
-                    }
-                },
-            );
-        });
-    float(out, &shape)
-}
-
-pub(super) fn swiglu_grad(gate: &FlexTensor, up: &FlexTensor, grad: &FlexTensor) -> (FlexTensor, FlexTensor) {
-    let shape = dims::<2>(gate);
-    let (gate, up, grad) = (contiguous(gate), contiguous(up), contiguous(grad));
-    let (gates, ups, grads) = (slice::<f32>(&gate), slice::<f32>(&up), slice::<f32>(&grad));
-    let (mut to_gate, mut to_up) = (vec![0f32; gates.len()], vec![0f32; gates.len()]);
-    to_gate
-        .par_chunks_mut(BLOCK)
-        .zip(to_up.par_chunks_mut(BLOCK))
-        .zip(gates.par_chunks(BLOCK))
-        .zip(ups.par_chunks(BLOCK))
-        .zip(grads.par_chunks(BLOCK))
-        .for_each(|((((to_gate, to_up), g), u), d)| {
-            with_simd(
-                #[inline(always)]
-                || {
-                    for i in 0..g.len() {
-                        let s = 1.0 / (1.0 + exp(-g[i]));
-                        let silu = g[i] * s;
-                        to_up[i] = d[i] * silu;
-                        to_gate[i] = d[i] * u[i] * (s + silu * (1.0 - s));
-                    }
-                },
-            );
-        });
-    (float(to_gate, &shape), float(to_up, &shape))
 }
 
 pub(super) fn adamw(

@@ -1,5 +1,6 @@
 //! Special bodies for burn's CPU backend: SIMD chosen at run time, threads by rayon.
 
+mod activation;
 mod attention;
 #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
 mod bf16;
@@ -20,7 +21,7 @@ use burn::backend::Flex;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::DType;
 
-use crate::{AdamWStep, Packed, Spans, TensorOps};
+use crate::{Activation, AdamWStep, AttentionOptions, Packed, Spans, TensorOps};
 
 /// Everything here computes in f32; other precisions take the reference bodies' route in the caller.
 pub(crate) fn assert_f32(tensor: &FloatTensor<Flex>) {
@@ -58,8 +59,9 @@ impl TensorOps for Flex {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         spans: Arc<Spans>,
+        options: AttentionOptions,
     ) -> FloatTensor<Self> {
-        attention::forward(&q, &k, &v, &spans)
+        attention::forward(&q, &k, &v, &spans, options)
     }
 
     fn packed_attention_grad(
@@ -68,20 +70,30 @@ impl TensorOps for Flex {
         v: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         spans: Arc<Spans>,
+        options: AttentionOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        attention::backward(&q, &k, &v, &grad, &spans)
+        attention::backward(&q, &k, &v, &grad, &spans, options)
     }
 
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        elementwise::swiglu(&gate, &up)
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        activation::gated(&gate, &up, activation)
     }
 
-    fn swiglu_grad(
+    fn gated_grad(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        elementwise::swiglu_grad(&gate, &up, &grad)
+        activation::gated_grad(&gate, &up, &grad, activation)
+    }
+
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        activation::activate(&x, activation)
+    }
+
+    fn activate_grad(x: FloatTensor<Self>, grad: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        activation::activate_grad(&x, &grad, activation)
     }
 
     fn top_k(x: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {

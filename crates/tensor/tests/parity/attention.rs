@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use proptest::prelude::*;
-use realign_tensor::{Span, Spans, attention, test_device};
+use realign_tensor::{AttentionOptions, Span, Spans, attention, attention_with, test_device};
 
 use crate::numbers::{Layout, Outcome, agree, leaf, outcome, same, uniform, values};
 
@@ -72,6 +72,80 @@ fn attention_agrees_for_every_structure_grouping_and_layout() {
             }
         }
     }
+}
+
+/// Every kind of option and some of them together.
+fn options(d: usize) -> [AttentionOptions; 6] {
+    let plain = AttentionOptions::new(d);
+    [
+        plain.with_scale(0.31),
+        plain.with_softcap(Some(0.7)),
+        plain.with_window(Some(1)),
+        plain.with_window(Some(3)),
+        plain.with_window(Some(1000)),
+        plain.with_scale(0.5).with_softcap(Some(2.0)).with_window(Some(17)),
+    ]
+}
+
+fn run_with(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, spans: &Arc<Spans>, options: AttentionOptions) -> Outcome {
+    let (q, k, v) = (leaf(q), leaf(k), leaf(v));
+    outcome!(attention_with(q.clone(), k.clone(), v.clone(), spans.clone(), options); q, k, v)
+}
+
+#[test]
+fn windows_caps_and_scales_agree_for_every_structure_and_grouping() {
+    for (name, spans, rows) in structures() {
+        let spans = Arc::new(spans);
+        for [heads, kv_heads, d] in [[3, 3, 8], [4, 2, 33], [6, 1, 64]] {
+            for options in options(d) {
+                agree(
+                    TOLERANCE,
+                    &format!("{name}, {heads} heads on {kv_heads}, {options:?}"),
+                    |device| {
+                        let q = uniform(1, [spans.n_queries(), heads, d], device) * 3.0;
+                        let [k, v] = [2, 3].map(|seed| uniform(seed, [rows, kv_heads, d], device));
+                        run_with(q, k, v, &spans, options)
+                    },
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_is_the_attention_of_its_own_tokens() {
+    let device = test_device();
+    let [q, k, v] = [1, 2, 3].map(|seed| uniform(seed, [40, 2, 8], &device));
+    for window in [1, 5, 39, 40] {
+        let options = AttentionOptions::new(8).with_window(Some(window));
+        let all = values(attention_with(
+            q.clone(),
+            k.clone(),
+            v.clone(),
+            Arc::new(Spans::packed(&[40])),
+            options,
+        ));
+        for t in [0, 3, 17, 39] {
+            let keys: Vec<usize> = (0..=t).skip((t + 1usize).saturating_sub(window)).collect();
+            let last = Spans {
+                spans: vec![span(0..1, 0..keys.len() as u32 - 1, keys.len() - 1)],
+            };
+            let alone = attention(rows(&q, &[t]), rows(&k, &keys), rows(&v, &keys), Arc::new(last));
+            same(
+                &format!("window {window}, token {t}"),
+                &all[t * 16..][..16],
+                &values(alone),
+            );
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "leaves a query no key")]
+fn a_window_of_nothing_is_refused() {
+    let zeros = || Tensor::<3>::zeros([2, 1, 4], &test_device());
+    let options = AttentionOptions::new(4).with_window(Some(0));
+    let _ = attention_with(zeros(), zeros(), zeros(), Arc::new(Spans::packed(&[2])), options);
 }
 
 #[test]
@@ -146,6 +220,37 @@ proptest! {
                 let width = if i < 2 { q_width } else { kv_width };
                 same(&format!("part {i}"), &part(packed, width, &tokens), alone);
             }
+            start += length;
+        }
+    }
+
+    #[test]
+    fn with_any_options_packed_is_one_at_a_time_and_flex_is_the_reference(
+        lengths in prop::collection::vec(1usize..40, 1..4),
+        (kv_heads, group, d) in (1usize..3, 1usize..4, 1usize..40),
+        (window, cap) in (prop::option::of(1usize..45), prop::option::of(0.1f32..5.0)),
+        seed in 0u8..90,
+    ) {
+        let n = lengths.iter().sum();
+        let options = AttentionOptions::new(d).with_window(window).with_softcap(cap);
+        let inputs = |device: &burn::tensor::Device| {
+            let q = uniform(seed, [n, kv_heads * group, d], device);
+            let [k, v] = [1, 2].map(|more| uniform(seed + more, [n, kv_heads, d], device));
+            (q, k, v)
+        };
+        let spans = Arc::new(Spans::packed(&lengths));
+        agree(TOLERANCE, &format!("{options:?}"), |device| {
+            let (q, k, v) = inputs(device);
+            run_with(q, k, v, &spans, options)
+        });
+        let (q, k, v) = inputs(&test_device());
+        let all = values(attention_with(q.clone(), k.clone(), v.clone(), spans, options));
+        let (mut start, width) = (0, kv_heads * group * d);
+        for length in lengths {
+            let tokens: Vec<usize> = (start..start + length).collect();
+            let alone = Arc::new(Spans::packed(&[length]));
+            let alone = attention_with(rows(&q, &tokens), rows(&k, &tokens), rows(&v, &tokens), alone, options);
+            same("values", &part(&all, width, &tokens), &values(alone));
             start += length;
         }
     }

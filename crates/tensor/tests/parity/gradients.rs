@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use realign_tensor::{
-    Span, Spans, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, swiglu,
-    test_device,
+    Activation, AttentionOptions, Span, Spans, activate, attention, attention_with, cross_entropy, gated,
+    low_rank_linear, product, rms_norm, rotary, sparse_decode, swiglu, test_device,
 };
 
 use crate::numbers::{leaf, loss, reference, uniform, values, whole};
@@ -64,6 +64,14 @@ fn attention_has_the_gradient_of_its_values() {
         check("q", q.clone(), |q| attention(q, k.clone(), v.clone(), spans.clone()));
         check("k", k.clone(), |k| attention(q.clone(), k, v.clone(), spans.clone()));
         check("v", v.clone(), |v| attention(q.clone(), k.clone(), v, spans.clone()));
+        let options = AttentionOptions::new(3)
+            .with_scale(0.8)
+            .with_softcap(Some(0.5))
+            .with_window(Some(2));
+        let with = |q: Tensor<3>, k: Tensor<3>, v: Tensor<3>| attention_with(q, k, v, spans.clone(), options);
+        check("capped q", q.clone(), |q| with(q, k.clone(), v.clone()));
+        check("capped k", k.clone(), |k| with(q.clone(), k, v.clone()));
+        check("capped v", v.clone(), |v| with(q.clone(), k.clone(), v));
     }
 }
 
@@ -82,6 +90,12 @@ fn the_other_operations_have_the_gradients_of_their_values() {
         let [x, y] = [1, 2].map(|seed| uniform(seed, [3, 4], &device));
         check("gate", x.clone(), |x| swiglu(x, y.clone()));
         check("up", y.clone(), |y| swiglu(x.clone(), y));
+        for activation in [Activation::Gelu, Activation::GeluTanh] {
+            check("gelu gate", x.clone(), |x| gated(x, y.clone(), activation));
+            check("gelu up", y.clone(), |y| gated(x.clone(), y, activation));
+            check("gelu", x.clone(), |x| activate(x, activation));
+        }
+        check("silu", x.clone(), |x| activate(x, Activation::Silu));
         check("a", x.clone(), |x| product(x, y.clone().transpose()));
         let angle = uniform(3, [3, 2], &device);
         check("rotated", uniform(4, [3, 2, 4], &device), |x| {

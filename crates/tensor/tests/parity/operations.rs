@@ -2,8 +2,8 @@
 
 use burn::tensor::{Tensor, TensorData};
 use realign_tensor::{
-    AdamWStep, adamw, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu,
-    test_device, top_k,
+    Activation, AdamWStep, activate, adamw, cross_entropy, gated, low_rank_linear, product, rms_norm, rotary,
+    sparse_decode, sparse_encode, swiglu, test_device, top_k,
 };
 
 use crate::numbers::{Layout, agree, close, indices, leaf, outcome, same, uniform, values, whole};
@@ -88,6 +88,54 @@ fn swiglu_agrees_in_more_than_one_block_and_at_both_ends() {
             let up = leaf(Layout::Contiguous.tensor(2, [5, 70], device));
             outcome!(swiglu(gate.clone(), up.clone()); gate, up)
         });
+    }
+}
+
+#[test]
+fn every_activation_agrees_alone_and_as_a_gate() {
+    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+        for layout in Layout::ALL {
+            // Not at ELEMENTWISE: one less the square of a number near one is left of two that cancel.
+            for (scale, rows) in [(1.0, 5), (5.0, 300), (150.0, 5)] {
+                let name = format!("{activation:?} to {scale}, {layout:?}");
+                agree(SUMS, &name, |device| {
+                    let x = leaf(layout.tensor(1, [rows, 70], device) * scale);
+                    outcome!(activate(x.clone(), activation); x)
+                });
+                agree(SUMS, &name, |device| {
+                    let gate = leaf(layout.tensor(1, [rows, 70], device) * scale);
+                    let up = leaf(layout.tensor(2, [rows, 70], device));
+                    outcome!(gated(gate.clone(), up.clone(), activation); gate, up)
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_have_their_textbook_values() {
+    let device = test_device();
+    let x = Tensor::<2>::from_floats([[-3.0, -0.5, 0.0, 1.0, 2.0]], &device);
+    for (activation, wanted) in [
+        (
+            Activation::Silu,
+            [-0.142_277_6, -0.188_770_3, 0.0, 0.731_058_6, 1.761_594_2],
+        ),
+        (
+            Activation::Gelu,
+            [-0.004_049_695, -0.154_268_8, 0.0, 0.841_344_7, 1.954_499_7],
+        ),
+        (
+            Activation::GeluTanh,
+            [-0.003_637_392, -0.154_285_99, 0.0, 0.841_192, 1.954_597_7],
+        ),
+    ] {
+        close(
+            1e-6,
+            &format!("{activation:?}"),
+            &values(activate(x.clone(), activation)),
+            &wanted,
+        );
     }
 }
 

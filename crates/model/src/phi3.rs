@@ -1,0 +1,31 @@
+//! Phi-3 (Abdin et al. 2024): Llama with queries, keys and values in one weight, gate and up in another.
+
+use realign_core::Site;
+
+use crate::fields::Fields;
+use crate::llama::{Defaults, base};
+use crate::mistral::window;
+use crate::weight_names::{Fused, WeightNames};
+use crate::{Architecture, DecoderConfig, Result};
+
+pub(crate) const NAMES: WeightNames = WeightNames {
+    linear: |site| match site {
+        Site::Q | Site::K | Site::V => ("self_attn.qkv_proj", Fused::Stacked),
+        Site::O => ("self_attn.o_proj", Fused::No),
+        Site::Gate | Site::Up => ("mlp.gate_up_proj", Fused::Stacked),
+        Site::Down => ("mlp.down_proj", Fused::No),
+    },
+    ..WeightNames::LLAMA
+};
+
+pub(crate) fn config(fields: &Fields<'_>) -> Result<DecoderConfig> {
+    fields.refuse("rope_scaling", "Phi-3's long contexts (`longrope`) are")?;
+    let defaults = Defaults {
+        partial: true,
+        ..Defaults::default()
+    };
+    let mut config = base(fields, Architecture::Phi3, defaults)?;
+    let window = window(fields)?;
+    config.layers.iter_mut().for_each(|layer| layer.window = window);
+    Ok(config)
+}

@@ -1,0 +1,496 @@
+//! Every architecture and rope scaling against transformers, on tiny random checkpoints, and what holds for each.
+//!
+//! `tests/reference/architectures.py` made the fixtures; `REALIGN_ARCHITECTURES` names a folder of others (`tests/parity.sh`).
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor};
+use realign_core::{Batch, Hook, HookPoint, LanguageModel, Record, Replay, Shape, Sites, Until, Weight, rows};
+use realign_model::{Access, Architecture, Checkpoint, Decoder, DecoderConfig, GenerateConfig, Weights, export};
+use realign_tensor::test_device;
+use serde::Deserialize;
+
+/// Two implementations of the same sums in f32.
+const TOLERANCE: f32 = 2e-5;
+
+/// What transformers gave.
+#[derive(Deserialize)]
+struct Reference {
+    ids: Vec<u32>,
+    logits: Vec<f32>,
+    resid_post: Vec<Vec<f32>>,
+    generated: Vec<u32>,
+}
+
+struct Case {
+    name: String,
+    folder: PathBuf,
+    model: Decoder,
+    reference: Reference,
+}
+
+fn root() -> PathBuf {
+    match std::env::var_os("REALIGN_ARCHITECTURES") {
+        Some(folder) => folder.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/architectures"),
+    }
+}
+
+fn open(folder: &Path, weights: Weights) -> Decoder {
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    Decoder::load_as(&checkpoint.config().unwrap(), &checkpoint, weights, &test_device()).unwrap()
+}
+
+/// All of them, by name.
+fn cases() -> Vec<Case> {
+    let folders = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<PathBuf> = folders
+        .filter(|folder| folder.join("reference.json").exists())
+        .collect();
+    folders.sort();
+    folders
+        .into_iter()
+        .map(|folder| Case {
+            name: folder.file_name().unwrap().to_string_lossy().into_owned(),
+            model: open(&folder, Weights::F32),
+            reference: serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap(),
+            folder,
+        })
+        .collect()
+}
+
+fn floats<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.inner().into_data().try_into_vec().unwrap()
+}
+
+fn bits<const D: usize>(x: Tensor<D>) -> Vec<u32> {
+    floats(x).into_iter().map(f32::to_bits).collect()
+}
+
+#[track_caller]
+fn close(tolerance: f32, what: &str, found: &[f32], wanted: &[f32]) {
+    assert_eq!(found.len(), wanted.len(), "{what}");
+    let largest = wanted.iter().fold(1f32, |m, x| m.max(x.abs()));
+    for (i, (found, wanted)) in found.iter().zip(wanted).enumerate() {
+        let off = (found - wanted).abs();
+        assert!(
+            off <= tolerance * largest,
+            "{what}: {found} at {i}, not {wanted} (largest {largest})"
+        );
+    }
+}
+
+fn some_ids(n: usize, seed: usize) -> Vec<u32> {
+    (0..n)
+        .map(|i| ((i * 37 + seed * 101 + i * i * 13) % 64) as u32)
+        .collect()
+}
+
+/// Every point that a model has.
+fn every_point(model: &Decoder) -> Vec<HookPoint> {
+    let sites = model.shape().sites;
+    let layers = (0..model.shape().n_layers).flat_map(HookPoint::of_layer);
+    let has = |at: &HookPoint| match at {
+        HookPoint::LinearIn { site, .. } => sites.contains(*site),
+        _ => true,
+    };
+    [HookPoint::Embed, HookPoint::FinalNorm]
+        .into_iter()
+        .chain(layers.filter(has))
+        .collect()
+}
+
+fn generate(model: &Decoder, prompts: &[Vec<u32>], n: usize) -> Vec<Vec<u32>> {
+    GenerateConfig::new(n).generate(model, &mut (), prompts, &mut |_, _| ControlFlow::Continue(()))
+}
+
+/// Up to where cached and uncached runs agree: dynamic rope rotates keys by the length at which they were computed.
+fn steady(case: &Case) -> usize {
+    if case.name == "llama_dynamic" { 12 } else { 40 }
+}
+
+#[test]
+fn every_architecture_is_among_the_fixtures() {
+    let found: Vec<Architecture> = cases().iter().map(|case| case.model.config().architecture).collect();
+    for architecture in Architecture::ALL {
+        assert!(found.contains(&architecture), "no fixture of {architecture}");
+    }
+}
+
+#[test]
+fn logits_streams_and_cached_generation_are_those_of_transformers() {
+    for case in cases() {
+        let Case {
+            name, model, reference, ..
+        } = &case;
+        let layers = 0..model.shape().n_layers;
+        let mut record = Record::new(layers.clone().map(HookPoint::ResidPost));
+        let hidden = model.forward(&Batch::packed([&reference.ids]), &mut record);
+        for layer in layers {
+            let found = floats(record.take(HookPoint::ResidPost(layer)).unwrap());
+            let what = format!("{name}, after block {layer}");
+            close(TOLERANCE, &what, &found, &reference.resid_post[layer]);
+        }
+        close(TOLERANCE, name, &floats(model.logits(hidden)), &reference.logits);
+        let made = generate(model, std::slice::from_ref(&reference.ids), reference.generated.len());
+        assert_eq!(made[0], reference.generated, "{name}");
+    }
+}
+
+#[test]
+fn hooks_that_change_nothing_leave_every_bit_and_every_point_is_handed_over() {
+    for Case { name, model, .. } in cases() {
+        let batch = Batch::packed([some_ids(9, 1), some_ids(4, 2)]);
+        let plain = bits(model.forward(&batch, &mut ()));
+        let mut record = Record::new(every_point(&model));
+        assert_eq!(bits(model.forward(&batch, &mut record)), plain, "{name}");
+        for at in every_point(&model) {
+            let (stream, heads) = (record.get(at), record.get_heads(at));
+            let dims = stream.map(|x| x.dims().to_vec()).or(heads.map(|x| x.dims().to_vec()));
+            let shape = model.shape();
+            let wanted = match at {
+                HookPoint::Q(_) | HookPoint::Z(_) => vec![13, shape.n_heads, shape.d_head],
+                HookPoint::K(_) | HookPoint::V(_) => vec![13, shape.n_kv_heads, shape.d_head],
+                HookPoint::MlpPost(_) => vec![13, shape.d_mlp],
+                HookPoint::LinearIn { site, .. } => vec![13, shape.linear(site)[0]],
+                _ => vec![13, shape.d_model],
+            };
+            assert_eq!(dims, Some(wanted), "{name}: {at}");
+        }
+        // What is added to the stream is what the blocks' outputs are said to be.
+        let get = |at| record.get(at).unwrap().clone();
+        for layer in 0..model.shape().n_layers {
+            let mid = get(HookPoint::ResidPre(layer)) + get(HookPoint::AttnOut(layer));
+            assert_eq!(bits(mid), bits(get(HookPoint::ResidMid(layer))), "{name}");
+            let post = get(HookPoint::ResidMid(layer)) + get(HookPoint::MlpOut(layer));
+            assert_eq!(bits(post), bits(get(HookPoint::ResidPost(layer))), "{name}");
+        }
+    }
+}
+
+/// Changes the activations at one point: by their squares, which no norm takes out again.
+struct Change(HookPoint, Shape);
+
+impl Hook for Change {
+    fn wants(&self, at: HookPoint) -> bool {
+        at == self.0
+    }
+    fn stream(&mut self, _at: HookPoint, x: Tensor<2>, _batch: &Batch) -> Tensor<2> {
+        x.clone() + x.powi_scalar(2)
+    }
+    fn heads(&mut self, _at: HookPoint, x: Tensor<3>, _batch: &Batch) -> Tensor<3> {
+        x.clone() + x.powi_scalar(2)
+    }
+    fn linear(&mut self, at: HookPoint, x: &Tensor<2>, _batch: &Batch) -> Option<Tensor<2>> {
+        let HookPoint::LinearIn { site, .. } = at else {
+            return None;
+        };
+        let [d_in, d_out] = self.1.linear(site);
+        let map: Vec<f32> = (0..d_in * d_out)
+            .map(|i| ((i * i * 7 + i) % 13) as f32 / 13.0 - 0.5)
+            .collect();
+        let map = Tensor::<1>::from_floats(&map[..], &x.device()).reshape([d_in, d_out]);
+        Some(x.clone().matmul(map))
+    }
+}
+
+#[test]
+fn what_a_hook_changes_anywhere_is_felt() {
+    for Case { name, model, .. } in cases() {
+        let batch = Batch::packed([some_ids(9, 1)]);
+        let plain = floats(model.forward(&batch, &mut ()));
+        for at in every_point(&model) {
+            let changed = floats(model.forward(&batch, &mut Change(at, *model.shape())));
+            let most = changed
+                .iter()
+                .zip(&plain)
+                .fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+            assert!(most > 1e-3, "{name}: {at} changed by {most}");
+        }
+    }
+}
+
+#[test]
+fn cached_is_uncached() {
+    for case in cases() {
+        let (name, model) = (&case.name, &case.model);
+        let prompt = some_ids(6, 4);
+        let n = steady(&case) - prompt.len();
+        let found = generate(model, std::slice::from_ref(&prompt), n).remove(0);
+        let mut ids = prompt.clone();
+        for _ in 0..n {
+            let hidden = model.forward(&Batch::packed([&ids]), &mut ());
+            let logits = floats(model.logits(rows(hidden, &[ids.len() - 1])));
+            let best = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+            ids.push(best.unwrap() as u32);
+        }
+        assert_eq!(found, ids[prompt.len()..], "{name}");
+    }
+}
+
+#[test]
+fn a_batch_is_its_sequences_one_at_a_time_and_a_shared_prefix_is_as_if_repeated() {
+    for case in cases() {
+        let (name, model) = (&case.name, &case.model);
+        let sequences: Vec<Vec<u32>> = [7, 1, steady(&case), 3].into_iter().map(|n| some_ids(n, n)).collect();
+        let batch = Batch::packed(&sequences);
+        let hidden = model.forward(&batch, &mut ());
+        for (i, ids) in sequences.iter().enumerate() {
+            let tokens: Vec<usize> = batch.tokens(i).collect();
+            let alone = floats(model.forward(&Batch::packed([ids]), &mut ()));
+            close(1e-5, name, &floats(rows(hidden.clone(), &tokens)), &alone);
+        }
+        let prompts = &sequences[..2];
+        let together = generate(model, prompts, 5);
+        for (prompt, together) in prompts.iter().zip(together) {
+            assert_eq!(generate(model, std::slice::from_ref(prompt), 5)[0], together, "{name}");
+        }
+        let (prefix, first, second) = (some_ids(7, 5), some_ids(3, 6), some_ids(5, 7));
+        let mut batch = Batch::new();
+        let question = batch.push(&prefix);
+        let answers = [batch.push_after(question, &first), batch.push_after(question, &second)];
+        let hidden = model.forward(&batch, &mut ());
+        for (segment, answer) in answers.into_iter().zip([&first, &second]) {
+            let whole = [prefix.as_slice(), answer].concat();
+            let separate = floats(model.forward(&Batch::packed([whole]), &mut ()));
+            close(
+                1e-5,
+                name,
+                &floats(rows(hidden.clone(), &batch.path(segment))),
+                &separate,
+            );
+        }
+    }
+}
+
+#[test]
+fn a_run_in_two_parts_is_a_whole_run() {
+    for Case { name, model, .. } in cases() {
+        let batch = Batch::packed([some_ids(9, 1), some_ids(4, 2)]);
+        let whole = bits(model.forward(&batch, &mut ()));
+        let resid = model.run(&batch, Until::Layer(0), None, &mut ());
+        assert_eq!(bits(model.resume(&batch, 0, resid, &mut ())), whole, "{name}");
+        let replay = Replay::new(&model, 0);
+        for _ in 0..2 {
+            let hidden = replay.forward(&batch, &mut ());
+            assert_eq!(bits(hidden.clone()), whole, "{name}");
+            assert_eq!(
+                bits(replay.logits(hidden.clone())),
+                bits(model.logits(hidden)),
+                "{name}"
+            );
+        }
+    }
+}
+
+/// Adds a tensor at the embeddings.
+struct Shift(Tensor<2>);
+
+impl Hook for Shift {
+    fn wants(&self, at: HookPoint) -> bool {
+        at == HookPoint::Embed
+    }
+    fn stream(&mut self, _at: HookPoint, x: Tensor<2>, _batch: &Batch) -> Tensor<2> {
+        x + self.0.clone()
+    }
+}
+
+#[test]
+fn the_loss_is_that_of_the_logits_and_has_the_gradient_of_its_values() {
+    for Case { name, model, .. } in cases() {
+        let (ids, targets) = (some_ids(11, 3), some_ids(11, 4));
+        let (batch, shape) = (Batch::packed([&ids]), [11, model.shape().d_model]);
+        let hidden = model.forward(&batch, &mut ());
+        let logits = floats(model.logits(hidden.clone()));
+        let nll = floats(model.nll(hidden, &targets));
+        for (t, nll) in nll.iter().enumerate() {
+            let row = &logits[t * 64..][..64];
+            let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            let wanted = sum.ln() - f64::from(row[targets[t] as usize]);
+            assert!((f64::from(*nll) - wanted).abs() < 1e-4, "{name}: {nll}, not {wanted}");
+        }
+        // Along one direction, in f32: small steps lose to rounding, large ones to curvature.
+        let direction: Vec<f32> = (0..shape[0] * shape[1])
+            .map(|i| ((i * i * 7 + i) % 13) as f32 / 13.0 - 0.5)
+            .collect();
+        let direction = Tensor::<1>::from_floats(&direction[..], &test_device()).reshape(shape);
+        let scale = model.config().embedding_scale * 0.3 / floats(direction.clone().powi_scalar(2).sum().sqrt())[0];
+        let direction = direction * scale.min(0.05);
+        let loss = |by: f32| -> f64 {
+            let hidden = model.forward(&batch, &mut Shift(direction.clone() * by));
+            floats(model.nll(hidden, &targets)).iter().map(|&x| f64::from(x)).sum()
+        };
+        let leaf = Tensor::<2>::zeros(shape, &test_device()).autodiff().require_grad();
+        let hidden = model.forward(&batch, &mut Shift(leaf.clone()));
+        let grads = model.nll(hidden, &targets).sum().backward();
+        let gradient = leaf.grad(&grads).unwrap();
+        let analytic = f64::from(floats((gradient * direction.clone()).sum())[0]);
+        let step = 0.1;
+        let numeric = (loss(step) - loss(-step)) / (2.0 * f64::from(step));
+        let off = (analytic - numeric).abs();
+        assert!(
+            off < 2e-2 * analytic.abs().max(0.05),
+            "{name}: gradient {analytic}, by differences {numeric}"
+        );
+    }
+}
+
+#[test]
+fn weights_in_sixteen_bits_are_the_same_weights() {
+    // The fixtures' are bf16 in the file.
+    for case in cases() {
+        let model = open(&case.folder, Weights::Bf16);
+        let hidden = model.forward(&Batch::packed([&case.reference.ids]), &mut ());
+        close(1e-4, &case.name, &floats(model.logits(hidden)), &case.reference.logits);
+    }
+}
+
+#[test]
+fn a_model_with_changed_maps_is_written_and_read_again() {
+    for case in cases() {
+        let out = tempfile::tempdir().unwrap();
+        let folder = out.path().join("model");
+        let changed = case.model.edited(&mut |weight, w| match weight {
+            Weight::Linear { layer: 0, .. } => w * 0.5,
+            _ => w,
+        });
+        export(&case.folder, Access::Read, &*changed, &folder).unwrap();
+        let again = open(&folder, Weights::F32);
+        let batch = Batch::packed([&case.reference.ids]);
+        let logits = |model: &dyn LanguageModel| bits(model.logits(model.forward(&batch, &mut ())));
+        assert_eq!(logits(&again), logits(&*changed), "{}", case.name);
+        assert_ne!(logits(&again), logits(&case.model), "{}", case.name);
+    }
+}
+
+#[test]
+fn a_model_saved_without_its_head_has_names_without_their_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = root().join("gpt2");
+    let bytes = fs::read(source.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let bare = tensors
+        .tensors()
+        .into_iter()
+        .filter_map(|(name, view)| Some((name.strip_prefix("transformer.")?.to_owned(), view)));
+    safetensors::serialize_to_file(bare, None, &folder.path().join("model.safetensors")).unwrap();
+    fs::copy(source.join("config.json"), folder.path().join("config.json")).unwrap();
+    let logits = |folder: &Path| {
+        let model = open(folder, Weights::F32);
+        bits(model.logits(model.forward(&Batch::packed([some_ids(9, 1)]), &mut ())))
+    };
+    assert_eq!(logits(folder.path()), logits(&source));
+}
+
+#[test]
+fn models_say_which_maps_they_have() {
+    for Case { name, model, .. } in cases() {
+        let wanted = match model.config().architecture {
+            Architecture::Gpt2 | Architecture::GptNeoX => Sites::UNGATED,
+            Architecture::Qwen3Moe => Sites::ATTENTION,
+            _ => Sites::ALL,
+        };
+        assert_eq!(model.shape().sites, wanted, "{name}");
+        let mut edited = Vec::new();
+        model.edited(&mut |weight, w| {
+            if let Weight::Linear { layer: 0, site } = weight {
+                assert_eq!(w.dims(), model.shape().linear(site), "{name}: {site}");
+                edited.push(site);
+            }
+            w
+        });
+        assert_eq!(edited, wanted.iter().collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[test]
+fn random_models_of_every_architecture_run() {
+    for Case { name, model, .. } in cases() {
+        let random = Decoder::random(model.config(), 3, &test_device());
+        let logits = floats(random.logits(random.forward(&Batch::packed([some_ids(9, 1)]), &mut ())));
+        assert!(logits.iter().all(|x| x.is_finite()) && logits[0] != logits[1], "{name}");
+    }
+}
+
+/// A fixture's configuration with one field changed.
+fn changed(name: &str, field: &str, value: &str) -> String {
+    let path = root().join(name).join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config[field] = serde_json::from_str(value).unwrap();
+    let json = serde_json::to_vec(&config).unwrap();
+    match DecoderConfig::from_json(&json, Path::new("config.json")) {
+        Ok(config) => panic!("{name} with {field} = {value} was read: {config:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn what_would_change_the_numbers_and_is_not_supported_is_refused_by_name() {
+    for (name, field, value) in [
+        ("llama", "model_type", "\"mamba2\""),
+        ("llama", "hidden_act", "\"relu\""),
+        ("llama", "rope_scaling", "{\"rope_type\": \"longrope\"}"),
+        ("llama", "partial_rotary_factor", "0.5"),
+        ("llama", "quantization_config", "{\"bits\": 4}"),
+        ("llama", "num_key_value_heads", "3"),
+        ("mistral", "sliding_window", "0"),
+        ("mistral", "layer_types", "[\"full_attention\", \"sliding_attention\"]"),
+        ("qwen2", "layer_types", "[\"full_attention\"]"),
+        ("qwen2", "layer_types", "[\"full_attention\", \"linear_attention\"]"),
+        ("qwen3", "head_dim", "7"),
+        ("qwen3_moe", "decoder_sparse_step", "2"),
+        ("qwen3_moe", "mlp_only_layers", "[1]"),
+        ("qwen3_moe", "num_experts_per_tok", "5"),
+        ("gemma2", "attn_logit_softcapping", "-1"),
+        ("gemma2", "query_pre_attn_scalar", "0"),
+        ("gemma3_text", "attn_logit_softcapping", "50.0"),
+        ("gemma3_text", "use_bidirectional_attention", "true"),
+        ("gemma3_text", "rope_local_base_freq", "0"),
+        ("gpt2", "scale_attn_by_inverse_layer_idx", "true"),
+        ("gpt2", "activation_function", "\"relu\""),
+        ("gpt2", "add_cross_attention", "true"),
+        ("gpt_neox", "rotary_pct", "1.5"),
+        (
+            "phi3",
+            "rope_scaling",
+            "{\"type\": \"longrope\", \"short_factor\": [1.0], \"long_factor\": [2.0]}",
+        ),
+    ] {
+        let error = changed(name, field, value);
+        assert!(
+            error.starts_with("config.json: ") && error.contains(field),
+            "{name}, {field}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_missing_or_misshapen_tensor_is_an_error_that_names_it() {
+    for case in cases() {
+        let bytes = fs::read(case.folder.join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let tied = case.model.config().tied;
+        for left_out in tensors.names() {
+            if tied && left_out.contains("lm_head") {
+                continue;
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let kept = tensors.tensors().into_iter().filter(|(name, _)| name != left_out);
+            safetensors::serialize_to_file(kept, None, &folder.path().join("model.safetensors")).unwrap();
+            fs::copy(case.folder.join("config.json"), folder.path().join("config.json")).unwrap();
+            let checkpoint = Checkpoint::open(folder.path()).unwrap();
+            let error = Decoder::load(&checkpoint.config().unwrap(), &checkpoint, &Device::flex());
+            let error = error.expect_err(left_out).to_string();
+            assert!(error.contains(left_out), "{}, without {left_out}: {error}", case.name);
+        }
+        let mut config = case.model.config().clone();
+        config.shape.d_model += 2;
+        let checkpoint = Checkpoint::open(&case.folder).unwrap();
+        let error = Decoder::load(&config, &checkpoint, &Device::flex())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("expected shape"), "{}: {error}", case.name);
+    }
+}

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Every architecture against transformers, live: tiny random checkpoints are made anew and compared with ours.
+#
+#   tests/parity.sh
+#
+# Needs python3 (3.10+) and about 8 GB for torch. REALIGN_VENV names the environment (default target/interop-venv). Checks that
+# the fixtures in the repository are what transformers still gives, then runs the Rust comparison on both sets: the fixtures',
+# and one of other seeds.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=${REALIGN_VENV:-target/interop-venv}
+work=$PWD/target/parity
+fixtures=crates/model/tests/fixtures/architectures
+python=$venv/bin/python
+if [ ! -x "$python" ]; then python3 -m venv "$venv"; fi
+"$python" -c 'import torch, transformers' 2>/dev/null ||
+    "$python" -m pip install -q torch==2.9.0 transformers==4.57.1 safetensors numpy
+
+rm -rf "$work"
+"$python" tests/reference/architectures.py "$work/same" 2>/dev/null
+"$python" tests/reference/architectures.py --seed 1000 "$work/other" 2>/dev/null
+"$python" tests/reference/architectures.py --compare "$work/same" "$fixtures"
+for folder in "$PWD/$fixtures" "$work/same" "$work/other"; do
+    REALIGN_ARCHITECTURES=$folder cargo test --workspace --locked --test architectures -- \
+        transformers every_architecture loss cached
+done
