@@ -120,7 +120,7 @@ impl Means {
         batches: &[Batch],
         tokens: &dyn Fn(&Batch) -> Vec<usize>,
     ) -> Result<Self> {
-        let d_sae = sae.map_or(0, |(sae, _)| sae.config.d_sae);
+        let d_sae = sae.map_or(0, |(sae, _)| sae.d_sae());
         let streams = vec![vec![0.0; model.shape().d_model]; points.len()];
         let mut means = Self {
             tokens: 0,
@@ -278,7 +278,7 @@ pub(crate) fn encoded(sae: &Sae, at: HookPoint, x: Tensor<2>) -> Result<realign_
 }
 
 pub(crate) fn check_width(sae: &Sae, at: HookPoint, x: &Tensor<2>) -> Result<()> {
-    let (expected, found) = (sae.config.d_in, x.dims()[1]);
+    let (expected, found) = (sae.d_in(), x.dims()[1]);
     match expected == found {
         true => Ok(()),
         false => Err(Error::Width { at, expected, found }),

@@ -42,14 +42,16 @@ pub fn top_examples(
     n: usize,
     window: usize,
 ) -> Result<Vec<Vec<Example>>> {
-    let d_sae = sae.config.d_sae;
+    let d_sae = sae.d_sae();
     if let Some(&latent) = latents.iter().find(|latent| **latent >= d_sae) {
         return Err(Error::Latent { latent, d_sae });
     }
     let mut best: Vec<Vec<Example>> = vec![Vec::new(); latents.len()];
     for batch in batches.iter().filter(|batch| !batch.is_empty()) {
         let seen = record(model, &mut *hook, &[at], batch)?;
-        let (values, indices) = encoded(sae, at, recorded(&seen, at)?)?.to_vecs();
+        let active = encoded(sae, at, recorded(&seen, at)?)?;
+        let columns = active.values.dims()[1];
+        let (values, indices) = active.to_vecs();
         let places = Places::of(batch);
         for (best, &latent) in best.iter_mut().zip(latents) {
             let mut column = vec![0f32; batch.len()];
@@ -58,7 +60,7 @@ pub fn top_examples(
                 .enumerate()
                 .filter(|(_, index)| **index as usize == latent)
             {
-                column[j / sae.config.k] = values[j];
+                column[j / columns] += values[j];
             }
             for example in peaks(batch, &places, &column, n, window) {
                 insert(best, example, n);

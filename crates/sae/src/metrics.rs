@@ -26,8 +26,8 @@ impl Metrics {
     /// # Errors
     /// [`Error::NoTokens`].
     pub fn measure(sae: &Sae, activations: impl IntoIterator<Item = Tensor<2>>) -> Result<Self> {
-        let (mut error, mut square, mut sum) = (0.0, 0.0, vec![0f64; sae.config.d_in]);
-        let (mut active, mut tokens, mut seen) = (0, 0, vec![false; sae.config.d_sae]);
+        let (mut error, mut square, mut sum) = (0.0, 0.0, vec![0f64; sae.d_in()]);
+        let (mut active, mut tokens, mut seen) = (0, 0, vec![false; sae.d_sae()]);
         for x in activations {
             let latents = sae.encode(x.clone());
             error += sum_of_squares(x.clone() - sae.decode(&latents));
