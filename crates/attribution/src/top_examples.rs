@@ -137,7 +137,7 @@ mod tests {
     use realign_core::Record;
     use realign_model::{Llama, LlamaConfig};
     use realign_run::Seed;
-    use realign_sae::SaeConfig;
+    use realign_sae::{Activation, SaeConfig};
 
     use super::*;
 
@@ -201,10 +201,19 @@ mod tests {
 
     #[test]
     fn the_search_finds_what_brute_force_finds() {
-        let sae = SaeConfig::new(32, 24, 6).init(&Seed::new(1), &Device::flex());
+        let mut sae = SaeConfig::new(32, 24, 6).init(&Seed::new(1), &Device::flex());
         let latents: Vec<usize> = (0..24).collect();
         let mut several = 0;
-        for (n, window) in [(3, 2), (50, 1), (1, 100), (4, 0)] {
+        let (topk, threshold) = (sae.activation.clone(), Activation::BatchTopK { threshold: 0.1 });
+        for (n, window, activation) in [
+            (3, 2, topk.clone()),
+            (50, 1, topk.clone()),
+            (1, 100, topk.clone()),
+            (4, 0, topk),
+            (3, 2, threshold),
+            (3, 1, Activation::Relu),
+        ] {
+            sae.activation = activation;
             let found = top_examples(&model(), &mut (), &sae, AT, &latents, &batches(), n, window).unwrap();
             for (latent, found) in found.into_iter().enumerate() {
                 several += usize::from(found.len() > 1);
