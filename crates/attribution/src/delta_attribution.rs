@@ -69,7 +69,7 @@ impl Moments {
         at: HookPoint,
         batches: &[Completions],
     ) -> Result<Self> {
-        let d = sae.config.d_in;
+        let d = sae.d_in();
         let (sum, product) = (vec![0.0; d], vec![0.0; d * d]);
         let mut moments = Self {
             completions: 0,

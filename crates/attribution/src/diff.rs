@@ -120,7 +120,7 @@ impl Means {
         batches: &[Batch],
         tokens: &dyn Fn(&Batch) -> Vec<usize>,
     ) -> Result<Self> {
-        let d_sae = sae.map_or(0, |(sae, _)| sae.config.d_sae);
+        let d_sae = sae.map_or(0, |(sae, _)| sae.d_sae());
         let streams = vec![vec![0.0; model.shape().d_model]; points.len()];
         let mut means = Self {
             tokens: 0,
@@ -278,7 +278,7 @@ pub(crate) fn encoded(sae: &Sae, at: HookPoint, x: Tensor<2>) -> Result<realign_
 }
 
 pub(crate) fn check_width(sae: &Sae, at: HookPoint, x: &Tensor<2>) -> Result<()> {
-    let (expected, found) = (sae.config.d_in, x.dims()[1]);
+    let (expected, found) = (sae.d_in(), x.dims()[1]);
     match expected == found {
         true => Ok(()),
         false => Err(Error::Width { at, expected, found }),
@@ -290,7 +290,7 @@ mod tests {
     use burn::tensor::Device;
     use realign_model::{Llama, LlamaConfig};
     use realign_run::Seed;
-    use realign_sae::SaeConfig;
+    use realign_sae::{Activation, SaeConfig};
 
     use super::*;
 
@@ -373,20 +373,28 @@ mod tests {
 
     #[test]
     fn only_chosen_tokens_count_and_latents_are_averaged_over_them() {
-        let (model, sae, at) = (model(), sae(), HookPoint::ResidPost(0));
+        let (model, mut sae, at) = (model(), sae(), HookPoint::ResidPost(0));
         let tokens = |batch: &Batch| vec![1, batch.len() - 1];
-        let mut steer = Add(at, sae.decoder_row(7).mul_scalar(50.0));
-        let found = diff_latents((&model, &mut ()), (&model, &mut steer), &sae, at, &batches(), &tokens).unwrap();
-        assert_eq!(found[0].index, 7);
-        for shift in &found {
-            let mut sum = 0.0;
-            for batch in batches() {
-                let mut record = Record::new([at]);
-                model.watch(&batch, &mut record);
-                let column = vec(sae.encode(record.take(at).unwrap()).dense_column(shift.index));
-                sum += tokens(&batch).into_iter().map(|t| f64::from(column[t])).sum::<f64>();
+        let threshold = Tensor::full([48], 0.05, &Device::flex());
+        for activation in [
+            sae.activation.clone(),
+            Activation::Relu,
+            Activation::JumpRelu { threshold },
+        ] {
+            sae.activation = activation;
+            let mut steer = Add(at, sae.decoder_row(7).mul_scalar(50.0));
+            let found = diff_latents((&model, &mut ()), (&model, &mut steer), &sae, at, &batches(), &tokens).unwrap();
+            assert_eq!(found[0].index, 7);
+            for shift in &found {
+                let mut sum = 0.0;
+                for batch in batches() {
+                    let mut record = Record::new([at]);
+                    model.watch(&batch, &mut record);
+                    let column = vec(sae.encode(record.take(at).unwrap()).dense_column(shift.index));
+                    sum += tokens(&batch).into_iter().map(|t| f64::from(column[t])).sum::<f64>();
+                }
+                assert!((shift.base_mean - sum / 4.0).abs() < 1e-6);
             }
-            assert!((shift.base_mean - sum / 4.0).abs() < 1e-6);
         }
     }
 

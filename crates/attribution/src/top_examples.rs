@@ -42,14 +42,16 @@ pub fn top_examples(
     n: usize,
     window: usize,
 ) -> Result<Vec<Vec<Example>>> {
-    let d_sae = sae.config.d_sae;
+    let d_sae = sae.d_sae();
     if let Some(&latent) = latents.iter().find(|latent| **latent >= d_sae) {
         return Err(Error::Latent { latent, d_sae });
     }
     let mut best: Vec<Vec<Example>> = vec![Vec::new(); latents.len()];
     for batch in batches.iter().filter(|batch| !batch.is_empty()) {
         let seen = record(model, &mut *hook, &[at], batch)?;
-        let (values, indices) = encoded(sae, at, recorded(&seen, at)?)?.to_vecs();
+        let active = encoded(sae, at, recorded(&seen, at)?)?;
+        let columns = active.values.dims()[1];
+        let (values, indices) = active.to_vecs();
         let places = Places::of(batch);
         for (best, &latent) in best.iter_mut().zip(latents) {
             let mut column = vec![0f32; batch.len()];
@@ -58,7 +60,7 @@ pub fn top_examples(
                 .enumerate()
                 .filter(|(_, index)| **index as usize == latent)
             {
-                column[j / sae.config.k] = values[j];
+                column[j / columns] += values[j];
             }
             for example in peaks(batch, &places, &column, n, window) {
                 insert(best, example, n);
@@ -135,7 +137,7 @@ mod tests {
     use realign_core::Record;
     use realign_model::{Llama, LlamaConfig};
     use realign_run::Seed;
-    use realign_sae::SaeConfig;
+    use realign_sae::{Activation, SaeConfig};
 
     use super::*;
 
@@ -199,10 +201,19 @@ mod tests {
 
     #[test]
     fn the_search_finds_what_brute_force_finds() {
-        let sae = SaeConfig::new(32, 24, 6).init(&Seed::new(1), &Device::flex());
+        let mut sae = SaeConfig::new(32, 24, 6).init(&Seed::new(1), &Device::flex());
         let latents: Vec<usize> = (0..24).collect();
         let mut several = 0;
-        for (n, window) in [(3, 2), (50, 1), (1, 100), (4, 0)] {
+        let (topk, threshold) = (sae.activation.clone(), Activation::BatchTopK { threshold: 0.1 });
+        for (n, window, activation) in [
+            (3, 2, topk.clone()),
+            (50, 1, topk.clone()),
+            (1, 100, topk.clone()),
+            (4, 0, topk),
+            (3, 2, threshold),
+            (3, 1, Activation::Relu),
+        ] {
+            sae.activation = activation;
             let found = top_examples(&model(), &mut (), &sae, AT, &latents, &batches(), n, window).unwrap();
             for (latent, found) in found.into_iter().enumerate() {
                 several += usize::from(found.len() > 1);

@@ -5,7 +5,7 @@ use rand::RngExt;
 use realign_run::Seed;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Metadata, Result, Sae};
+use crate::{Activation, Error, Metadata, Result, Sae};
 
 /// The sizes of a TopK sparse autoencoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ impl SaeConfig {
         }
         let w_dec = Tensor::<2>::from_data(TensorData::new(rows, [d_sae, d_in]), device);
         Sae {
-            config: *self,
+            activation: Activation::TopK { k: self.k },
             w_enc: w_dec.clone(),
             b_enc: Tensor::zeros([d_sae], device),
             w_dec,

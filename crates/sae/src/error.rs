@@ -39,17 +39,30 @@ pub enum Error {
         /// What the file says.
         found: String,
     },
-    /// A tensor that is missing, or has another shape, type or content than the configuration asks for.
-    #[error("{}: tensor `{tensor}`: expected {expected}, found {found}", path.display())]
-    Tensor {
-        /// The weights file.
+    /// A file of weights, or an array in it, is not what the configuration asks for.
+    #[error(transparent)]
+    Arrays(#[from] realign_arrays::Error),
+    /// A path at which there is no SAE of a known format.
+    #[error("{}: no SAE here: expected {expected}, found {found}", path.display())]
+    NoSae {
+        /// The path.
         path: PathBuf,
-        /// The tensor's name.
-        tensor: &'static str,
-        /// What the configuration asks for.
+        /// What was looked for.
         expected: String,
-        /// What the file holds.
+        /// What is there.
         found: String,
+    },
+    /// An SAE that a format has no place for.
+    #[error("{}: an SAE with activation {activation} cannot be written as {format}, which has {has}", path.display())]
+    Unwritable {
+        /// The folder.
+        path: PathBuf,
+        /// Its activation.
+        activation: &'static str,
+        /// The format.
+        format: &'static str,
+        /// What the format has.
+        has: &'static str,
     },
     /// Sizes that make no SAE.
     #[error("an SAE with d_in = {d_in}, d_sae = {d_sae}, k = {k}: each must be at least 1, and k at most d_sae")]

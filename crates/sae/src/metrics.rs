@@ -26,8 +26,8 @@ impl Metrics {
     /// # Errors
     /// [`Error::NoTokens`].
     pub fn measure(sae: &Sae, activations: impl IntoIterator<Item = Tensor<2>>) -> Result<Self> {
-        let (mut error, mut square, mut sum) = (0.0, 0.0, vec![0f64; sae.config.d_in]);
-        let (mut active, mut tokens, mut seen) = (0, 0, vec![false; sae.config.d_sae]);
+        let (mut error, mut square, mut sum) = (0.0, 0.0, vec![0f64; sae.d_in()]);
+        let (mut active, mut tokens, mut seen) = (0, 0, vec![false; sae.d_sae()]);
         for x in activations {
             let latents = sae.encode(x.clone());
             error += sum_of_squares(x.clone() - sae.decode(&latents));
@@ -162,7 +162,7 @@ mod tests {
     use realign_run::Seed;
 
     use super::*;
-    use crate::SaeConfig;
+    use crate::{Activation, SaeConfig};
 
     fn batches() -> Vec<Batch> {
         let mut shared = Batch::packed([[3u32, 1, 4, 1, 5]]);
@@ -219,15 +219,34 @@ mod tests {
     #[test]
     fn an_sae_spliced_with_its_error_leaves_the_logits_unchanged() {
         let model = Llama::random(&LlamaConfig::tiny(), 5, &Device::flex());
-        let sae = SaeConfig::new(32, 64, 4).init(&Seed::new(1), &Device::flex());
+        let mut sae = SaeConfig::new(32, 64, 4).init(&Seed::new(1), &Device::flex());
+        let vector = |x: f32| Tensor::full([64], x, &Device::flex());
+        let gated = Activation::Gated {
+            r_mag: vector(0.1),
+            b_mag: vector(-0.05),
+        };
+        let jump = Activation::JumpRelu { threshold: vector(0.2) };
+        for activation in [
+            sae.activation.clone(),
+            Activation::BatchTopK { threshold: 0.1 },
+            jump,
+            Activation::Relu,
+            gated,
+        ] {
+            sae.activation = activation;
+            splices(&model, &sae);
+        }
+    }
+
+    fn splices(model: &Llama, sae: &Sae) {
         let batch = &batches()[0];
         let at = HookPoint::ResidPost(1);
         let logits = |hook: &mut dyn Hook| model.logits(model.forward(batch, hook));
         let clean = logits(&mut ());
         let gap = |with: Tensor<2>| (with - clean.clone()).abs().max().into_scalar::<f32>();
         let scale = clean.clone().abs().max().into_scalar::<f32>();
-        let kept = gap(logits(&mut Splice::new(&sae, at, SpliceError::Keep)));
-        let dropped = gap(logits(&mut Splice::new(&sae, at, SpliceError::Drop)));
+        let kept = gap(logits(&mut Splice::new(sae, at, SpliceError::Keep)));
+        let dropped = gap(logits(&mut Splice::new(sae, at, SpliceError::Drop)));
         // Two roundings of the activation, at most a few ulp of the logits.
         assert!(kept <= 1e-5 * scale, "{kept} of {scale}");
         assert!(

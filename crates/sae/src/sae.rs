@@ -2,18 +2,18 @@
 
 use burn::tensor::{Device, Int, Tensor};
 use realign_core::{HookPoint, ids};
-use realign_tensor::{sparse_decode, sparse_encode};
+use realign_tensor::sparse_decode;
 use serde::{Deserialize, Serialize};
 
-use crate::SaeConfig;
+use crate::Activation;
 
-/// A TopK sparse autoencoder (Gao et al. 2024).
+/// A sparse autoencoder.
 ///
-/// `z = relu(topk((x - b_dec) w_encᵀ + b_enc))`, `x̂ = z w_dec + b_dec`. A latent's direction is its row of `w_dec`.
+/// `z = activation((x - b_dec) w_encᵀ + b_enc)`, `x̂ = z w_dec + b_dec`. A latent's direction is its row of `w_dec`.
 #[derive(Clone, Debug)]
 pub struct Sae {
-    /// Its sizes.
-    pub config: SaeConfig,
+    /// Which latents are active, and how strongly.
+    pub activation: Activation,
     /// Encoder `[d_sae, d_in]`, one row a latent.
     pub w_enc: Tensor<2>,
     /// Encoder bias `[d_sae]`.
@@ -26,7 +26,7 @@ pub struct Sae {
     pub metadata: Metadata,
 }
 
-/// Where an SAE belongs: the `metadata` of a SAELens file.
+/// Where an SAE belongs: the `metadata` of a SAELens file, and what other files say of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metadata {
     /// The model that it was trained on.
@@ -40,12 +40,14 @@ pub struct Metadata {
     pub other: serde_json::Map<String, serde_json::Value>,
 }
 
-/// The active latents of each token: `k` of `d_sae`, largest first.
+/// The active latents of each token: `n` of `d_sae`, largest first ([`Activation::GroupMax`]: in the groups' order).
+///
+/// `n` is an SAE's `k`, or what the busiest token has; a token with fewer has zeros behind them.
 #[derive(Clone, Debug)]
 pub struct Latents {
-    /// Activations `[token, k]`, 0 or more.
+    /// Activations `[token, n]`, 0 or more.
     pub values: Tensor<2>,
-    /// Their latents `[token, k]`.
+    /// Their latents `[token, n]`; any where the activation is 0.
     pub indices: Tensor<2, Int>,
 }
 
@@ -56,11 +58,7 @@ impl Sae {
     /// - `x`: `[token, d_in]`
     pub fn encode(&self, x: Tensor<2>) -> Latents {
         let centred = x - self.b_dec.clone().unsqueeze();
-        let (values, indices) = sparse_encode(centred, self.w_enc.clone(), self.b_enc.clone(), self.config.k);
-        Latents {
-            values: values.clamp_min(0.0),
-            indices,
-        }
+        self.activation.encode(centred, &self.w_enc, &self.b_enc)
     }
 
     /// The reconstruction `[token, d_in]`.
@@ -79,12 +77,19 @@ impl Sae {
     /// # Panics
     /// When there is no such latent.
     pub fn decoder_row(&self, latent: usize) -> Tensor<1> {
-        let d_sae = self.config.d_sae;
+        let [d_sae, d_in] = self.w_dec.dims();
         assert!(latent < d_sae, "decoder_row: latent {latent}, but there are {d_sae}");
-        self.w_dec
-            .clone()
-            .slice([latent..latent + 1, 0..self.config.d_in])
-            .reshape([self.config.d_in])
+        self.w_dec.clone().slice([latent..latent + 1, 0..d_in]).reshape([d_in])
+    }
+
+    /// Width of the activation that it reads.
+    pub fn d_in(&self) -> usize {
+        self.w_dec.dims()[1]
+    }
+
+    /// Number of latents.
+    pub fn d_sae(&self) -> usize {
+        self.w_dec.dims()[0]
     }
 
     /// The hook point that its metadata names, where this project knows it.
@@ -99,19 +104,19 @@ impl Sae {
 }
 
 impl Latents {
-    /// One latent's activation on every token, `[token]`: 0 where it is not among the `k`.
+    /// One latent's activation on every token, `[token]`: 0 where it is not active.
     pub fn dense_column(&self, latent: usize) -> Tensor<1> {
-        let [tokens, k] = self.values.dims();
+        let [tokens, n] = self.values.dims();
         let device = self.values.device().inner();
         let wanted: Tensor<2, Int> = ids(&[latent as u32], &device)
             .unsqueeze::<2>()
             .repeat_dim(0, tokens)
-            .repeat_dim(1, k);
+            .repeat_dim(1, n);
         let other = self.indices.clone().not_equal(wanted);
         self.values.clone().mask_fill(other, 0.0).sum_dim(1).reshape([tokens])
     }
 
-    /// Activations and latents on the host, both row-major `[token, k]`.
+    /// Activations and latents on the host, both row-major `[token, n]`.
     pub fn to_vecs(&self) -> (Vec<f32>, Vec<u32>) {
         let values = self.values.to_data().iter::<f32>().collect();
         let indices = self
@@ -130,6 +135,7 @@ mod tests {
     use realign_run::Seed;
 
     use super::*;
+    use crate::SaeConfig;
 
     fn input(rows: usize, d: usize) -> Tensor<2> {
         let x: Vec<f32> = (0..rows * d).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();

@@ -69,7 +69,7 @@ impl<'a> Splice<'a> {
 impl fmt::Debug for Splice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Splice")
-            .field("sae", &self.sae.config)
+            .field("sae", &self.sae.activation.name())
             .field("at", &self.at)
             .field("error", &self.error)
             .finish()

@@ -1,15 +1,14 @@
 //! Training: TopK with AuxK (Gao et al. 2024) on a stream of activations.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use realign_arrays::{Array, Arrays, safetensors};
 use realign_core::HookPoint;
 use realign_run::{Checkpoint, Checkpoints, Progress, Report, Seed};
-use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::saelens::{floats, to_bytes};
 use crate::step::{Aux, Parameter, Parameters};
-use crate::{ActivationSource, Error, Metrics, Result, Sae, SaeConfig};
+use crate::{Activation, ActivationSource, Error, Metrics, Result, Sae, SaeConfig};
 
 /// The name under which progress is reported.
 const STAGE: &str = "sae";
@@ -328,7 +327,7 @@ impl Run {
             tokens: state.tokens as usize,
         };
         let sae = Sae {
-            config,
+            activation: Activation::TopK { k: config.k },
             w_enc: parameters.w_enc.value,
             b_enc: parameters.b_enc.value.mul_scalar(back),
             w_dec: parameters.w_dec.value,
@@ -354,11 +353,12 @@ impl Run {
         .flatten();
         let tensors = NAMES.map(|name| {
             let data = data.next().expect("as many tensors as names");
-            (name, data.shape().to_vec(), data.iter::<f32>().collect())
+            (name, Array::new(data.shape().to_vec(), data.iter::<f32>().collect()))
         });
+        let weights = safetensors(tensors.iter().map(|(name, array)| (*name, array)), &[]);
         self.state.settings = Value::String(settings.to_owned());
         let state = serde_json::to_vec(&self.state).expect("the state has string keys only");
-        checkpoints.save(step, &[(WEIGHTS, &to_bytes(tensors)), (STATE, &state)])?;
+        checkpoints.save(step, &[(WEIGHTS, &weights), (STATE, &state)])?;
         Ok(())
     }
 
@@ -386,38 +386,33 @@ impl Run {
         }
         let path = checkpoint.path().join(WEIGHTS);
         let bytes = checkpoint.read(WEIGHTS)?;
-        let tensors = SafeTensors::deserialize(&bytes)
-            .map_err(|e| malformed(path.clone(), format!("not a safetensors file: {e}")))?;
-        let read = |name, shape: &[usize]| floats(&path, &tensors, name, shape);
-        let matrix = |i: usize| -> Result<Parameter<2>> {
-            let tensor = |name| {
-                Ok::<_, Error>(Tensor::from_data(
-                    TensorData::new(read(name, &[d_sae, d_in])?, [d_sae, d_in]),
-                    device,
-                ))
-            };
-            Ok(Parameter {
-                value: tensor(NAMES[i])?,
-                first: tensor(NAMES[i + 1])?,
-                second: tensor(NAMES[i + 2])?,
-            })
-        };
-        let vector = |i: usize, n: usize| -> Result<Parameter<1>> {
-            let tensor = |name| Ok::<_, Error>(Tensor::from_data(TensorData::new(read(name, &[n])?, [n]), device));
-            Ok(Parameter {
-                value: tensor(NAMES[i])?,
-                first: tensor(NAMES[i + 1])?,
-                second: tensor(NAMES[i + 2])?,
-            })
-        };
+        let mut arrays = Arrays::from_safetensors(path, &bytes)?;
         let parameters = Parameters {
-            w_enc: matrix(0)?,
-            w_dec: matrix(3)?,
-            b_enc: vector(6, d_sae)?,
-            b_dec: vector(9, d_in)?,
+            w_enc: parameter(&mut arrays, &NAMES[..3], [d_sae, d_in], device)?,
+            w_dec: parameter(&mut arrays, &NAMES[3..6], [d_sae, d_in], device)?,
+            b_enc: parameter(&mut arrays, &NAMES[6..9], [d_sae], device)?,
+            b_dec: parameter(&mut arrays, &NAMES[9..], [d_in], device)?,
         };
         Ok(Self { parameters, state })
     }
+}
+
+/// A parameter and its moments out of a checkpoint.
+fn parameter<const D: usize>(
+    arrays: &mut Arrays,
+    names: &[&str],
+    shape: [usize; D],
+    device: &Device,
+) -> Result<Parameter<D>> {
+    let mut tensor = |name: &str| -> Result<Tensor<D>> {
+        let data = arrays.take(name, &shape)?;
+        Ok(Tensor::from_data(TensorData::new(data, shape), device))
+    };
+    Ok(Parameter {
+        value: tensor(names[0])?,
+        first: tensor(names[1])?,
+        second: tensor(names[2])?,
+    })
 }
 
 /// The tensors of a checkpoint.

@@ -21,7 +21,7 @@ impl Clamp {
     /// # Panics
     /// Where there is no such latent.
     pub fn new(sae: &Sae, at: HookPoint, latent: usize, value: f64) -> Self {
-        let d_sae = sae.config.d_sae;
+        let d_sae = sae.d_sae();
         assert!(latent < d_sae, "Clamp: latent {latent}, but there are {d_sae}");
         Self {
             sae: sae.clone(),
@@ -37,7 +37,7 @@ impl Hook for Clamp {
         at == self.at
     }
     fn stream(&mut self, at: HookPoint, x: Tensor<2>, _batch: &Batch) -> Tensor<2> {
-        let d_in = self.sae.config.d_in;
+        let d_in = self.sae.d_in();
         assert_eq!(
             x.dims()[1],
             d_in,

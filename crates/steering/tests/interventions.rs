@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 use realign_core::{Batch, HookPoint, LanguageModel, Record, rows};
 use realign_model::{Llama, LlamaConfig};
 use realign_run::Seed;
-use realign_sae::{Sae, SaeConfig};
+use realign_sae::{Activation, Sae, SaeConfig};
 use realign_steering::{Ablate, Clamp, Direction, Patch, Steer, SteerEach, Tokens, bake_ablation};
 
 const AT: HookPoint = HookPoint::ResidPost(1);
@@ -184,11 +184,18 @@ fn baking_equals_ablating_every_write() {
 #[test]
 fn a_clamped_latent_has_its_value_and_the_error_stays() {
     let model = model();
-    let sae: Sae = SaeConfig::new(32, 64, 8).init(&Seed::new(3), &Device::flex());
+    let mut sae: Sae = SaeConfig::new(32, 64, 8).init(&Seed::new(3), &Device::flex());
     let plain = after(&model, AT, ());
+    for activation in [sae.activation.clone(), Activation::BatchTopK { threshold: 0.1 }] {
+        sae.activation = activation;
+        clamps(&model, &sae, plain.clone());
+    }
+}
+
+fn clamps(model: &Llama, sae: &Sae, plain: Tensor<2>) {
     let active = sae.encode(plain.clone()).to_vecs().1[0] as usize;
     let was = numbers(&sae.encode(plain.clone()).dense_column(active));
-    let clamped = after(&model, AT, Clamp::new(&sae, AT, active, 2.5));
+    let clamped = after(model, AT, Clamp::new(sae, AT, active, 2.5));
     let row = numbers(&sae.decoder_row(active));
     let change = numbers(&(clamped - plain.clone()));
     for (token, change) in change.chunks(32).enumerate() {
@@ -197,7 +204,7 @@ fn a_clamped_latent_has_its_value_and_the_error_stays() {
         }
     }
     // Set to what it is, it changes nothing on that token.
-    let same = after(&model, AT, Clamp::new(&sae, AT, active, f64::from(was[0])));
+    let same = after(model, AT, Clamp::new(sae, AT, active, f64::from(was[0])));
     assert!(largest(rows(same - plain, &[0])) < 1e-6);
 }
 
