@@ -1,10 +1,9 @@
 //! SAELens 6 folders: `cfg.json` and `sae_weights.safetensors`.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use realign_run::{read_at_most, tensor_header_problem};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Map, Value, json};
 
@@ -29,11 +28,13 @@ impl Sae {
         let folder = folder.as_ref();
         let cfg = Cfg::read(folder.join(CONFIG))?;
         let (config, path) = (cfg.sizes()?, folder.join(WEIGHTS));
-        let bytes = std::fs::read(&path).map_err(|source| Error::Io {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?;
+        let bytes = read_at_most(&path, u64::MAX)?;
+        if let Some(problem) = tensor_header_problem(&bytes) {
+            return Err(Error::Malformed {
+                path,
+                what: format!("header: {problem}"),
+            });
+        }
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| Error::Malformed {
             path: path.clone(),
             what: format!("not a safetensors file: {e}"),
@@ -138,29 +139,16 @@ struct Cfg {
 
 impl Cfg {
     fn read(path: PathBuf) -> Result<Self> {
-        let io = |source| Error::Io {
-            action: "read",
+        let text = read_at_most(&path, LARGEST_CONFIG)?;
+        let fields = serde_json::from_slice(&text).map_err(|e| Error::Malformed {
             path: path.clone(),
-            source,
-        };
-        let mut text = Vec::new();
-        File::open(&path)
-            .map_err(io)?
-            .take(LARGEST_CONFIG + 1)
-            .read_to_end(&mut text)
-            .map_err(io)?;
-        let malformed = |what| Error::Malformed {
-            path: path.clone(),
-            what,
-        };
-        if text.len() as u64 > LARGEST_CONFIG {
-            return Err(malformed(format!(
-                "expected at most {LARGEST_CONFIG} bytes of JSON, found more"
-            )));
-        }
-        let fields = serde_json::from_slice(&text).map_err(|e| malformed(format!("not a JSON object: {e}")))?;
+            what: format!("not a JSON object: {e}"),
+        })?;
         let cfg = Self { path, fields };
         cfg.expect("architecture", &["topk"], None)?;
+        for field in ["activation_fn", "activation_fn_str"] {
+            cfg.expect(field, &["relu", "topk"], Some("topk"))?;
+        }
         cfg.expect("normalize_activations", &["none"], Some("none"))?;
         cfg.expect("reshape_activations", &["none", "hook_z"], Some("none"))?;
         cfg.check_version()?;
@@ -212,7 +200,10 @@ impl Cfg {
 
     fn sizes(&self) -> Result<SaeConfig> {
         let config = SaeConfig::new(self.size("d_in")?, self.size("d_sae")?, self.size("k")?);
-        config.check()?;
+        config.check().map_err(|e| Error::Malformed {
+            path: self.path.clone(),
+            what: e.to_string(),
+        })?;
         Ok(config)
     }
 
