@@ -1,7 +1,7 @@
 //! The Llama family: RMS norm, rotary embedding, grouped-query attention, SwiGLU.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
@@ -31,8 +31,9 @@ pub struct Llama {
     unembedding: Unembedding,
     blocks: Vec<Block>,
     norm: Tensor<1>,
-    /// Cosines and sines `[context, d_head / 2]` of every position.
-    rope: Arc<(Vec<f32>, Vec<f32>)>,
+    /// Cosines and sines `[position, d_head / 2]`, as far as positions were asked for: a file may name a context whose table
+    /// no memory holds.
+    rope: Arc<Mutex<(Vec<f32>, Vec<f32>)>>,
 }
 
 /// The map to logits, and the same in f32 once somebody has asked for it.
@@ -205,7 +206,6 @@ impl Llama {
         device: &Device,
     ) -> Self {
         let shape = config.shape();
-        let rope = Arc::new(rope_table(shape.context, shape.d_head, config.rope_theta.into()));
         Self {
             config: config.clone(),
             shape,
@@ -214,7 +214,7 @@ impl Llama {
             unembedding: unembedding.into(),
             blocks,
             norm,
-            rope,
+            rope: Arc::default(),
         }
     }
 
@@ -307,6 +307,12 @@ impl Llama {
     /// Cosines and sines `[token, d_head / 2]` of these positions.
     fn rope_rows(&self, positions: &[usize]) -> (Tensor<2>, Tensor<2>) {
         let half = self.shape.d_head / 2;
+        let needed = positions.iter().max().map_or(0, |last| last + 1);
+        let mut rope = self.rope.lock().unwrap_or_else(PoisonError::into_inner);
+        if rope.0.len() < needed * half {
+            let len = needed.next_power_of_two().min(self.shape.context);
+            *rope = rope_table(len, self.shape.d_head, self.config.rope_theta.into());
+        }
         let gather = |table: &[f32]| {
             let data: Vec<f32> = positions
                 .iter()
@@ -314,7 +320,7 @@ impl Llama {
                 .collect();
             Tensor::from_data(TensorData::new(data, [positions.len(), half]), &self.device)
         };
-        (gather(&self.rope.0), gather(&self.rope.1))
+        (gather(&rope.0), gather(&rope.1))
     }
 }
 
@@ -412,13 +418,13 @@ impl LlamaConfig {
     }
 }
 
-fn rope_table(context: usize, d_head: usize, theta: f64) -> (Vec<f32>, Vec<f32>) {
+fn rope_table(len: usize, d_head: usize, theta: f64) -> (Vec<f32>, Vec<f32>) {
     let half = d_head / 2;
     let angle = |i: usize| {
         let (position, j) = ((i / half) as f64, (i % half) as f64);
         position * theta.powf(-2.0 * j / d_head as f64)
     };
-    let table = |f: fn(f64) -> f64| (0..context * half).map(|i| f(angle(i)) as f32).collect();
+    let table = |f: fn(f64) -> f64| (0..len * half).map(|i| f(angle(i)) as f32).collect();
     (table(f64::cos), table(f64::sin))
 }
 
