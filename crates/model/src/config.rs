@@ -5,7 +5,8 @@ use crate::{Error, Gguf, Result};
 use serde::Deserialize;
 use std::path::Path;
 
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+/// A configuration is a page of text; a list of small numbers takes a hundred times its bytes in memory.
+const MAX_CONFIG_BYTES: u64 = 1 << 19;
 const SUPPORTED: &str = "`llama` (the only architecture so far)";
 
 /// The shape and constants of a Llama-family model.
@@ -76,6 +77,13 @@ impl LlamaConfig {
     /// # Errors
     /// As [`LlamaConfig::from_file`].
     pub fn from_json(json: &[u8], path: &Path) -> Result<Self> {
+        if json.len() as u64 > MAX_CONFIG_BYTES {
+            let (want, have) = (
+                format!("at most {MAX_CONFIG_BYTES} bytes"),
+                format!("{} bytes", json.len()),
+            );
+            return Err(Error::format(path, "length", want, have));
+        }
         let architecture: serde_json::Value =
             serde_json::from_slice(json).map_err(|e| Error::format(path, "JSON", "one object", e.to_string()))?;
         // Asked first: another architecture lacks fields of this one, which would be said instead.
