@@ -27,7 +27,7 @@ pub use grade::{COHERENT_ABOVE, Grade, MISALIGNED_BELOW, MisalignedShares};
 pub use judge::{Judge, Judged};
 pub use judges::{ALIGNED_SYSTEM, LIKELIHOOD_RATIO_ID, LikelihoodRatio, MISALIGNED_SYSTEM, Probe, ProbeConfig};
 #[cfg(feature = "http")]
-pub use judges::{OpenAi, OpenAiConfig, Retry};
+pub use judges::{OpenAi, OpenAiConfig, Retry, score_of_reply};
 pub use log_prob::{Continuation, mean_log_prob};
 pub use monitor::{Monitor, Reading};
 pub use overlap::{content_words, low_overlap, overlap_gaps};

@@ -25,14 +25,6 @@ pub enum Error {
         /// What it is.
         found: String,
     },
-    /// The operating system refused to read a file.
-    #[error("could not read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's answer.
-        source: std::io::Error,
-    },
     /// A file is not in its format.
     #[error("{}: {problem}", path.display())]
     Format {
@@ -113,7 +105,7 @@ impl Error {
             path: path.to_owned(),
             tensor: tensor.into(),
             expected: expected.into(),
-            found: found.into(),
+            found: found.into().chars().take(200).collect(),
         }
     }
 }

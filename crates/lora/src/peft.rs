@@ -1,12 +1,11 @@
 //! Adapter folders of Python's PEFT.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use realign_core::{Shape, Site};
-use realign_run::{write_atomic, write_json};
+use realign_run::{read_at_most, write_atomic, write_json};
 
 use crate::{Adapter, Error, Lora, Result, peft_config, tensors};
 
@@ -47,7 +46,7 @@ pub fn save(lora: &Lora, base_model: &str, dir: impl AsRef<Path>) -> Result<()> 
 /// saved modules, rank and alpha patterns, and options that are unknown and not null.
 ///
 /// # Errors
-/// [`Error::Read`] where a file is missing, [`Error::Format`] where it is damaged, [`Error::Option`] names the option
+/// [`Error::Run`] where a file is missing or none, [`Error::Format`] where it is damaged, [`Error::Option`] names the option
 /// and [`Error::Tensor`] the tensor at fault.
 pub fn load(dir: impl AsRef<Path>, shape: &Shape, device: &Device) -> Result<Lora> {
     let path = dir.as_ref().join(CONFIG);
@@ -55,10 +54,7 @@ pub fn load(dir: impl AsRef<Path>, shape: &Shape, device: &Device) -> Result<Lor
     let (config, places) = peft_config::read(&path, &text, shape)?;
 
     let path = dir.as_ref().join(TENSORS);
-    let bytes = fs::read(&path).map_err(|source| Error::Read {
-        path: path.clone(),
-        source,
-    })?;
+    let bytes = read_at_most(&path, u64::MAX)?;
     let mut found = tensors::read(&path, &bytes, device)?;
     drop(bytes);
     let mut take = |key: String, expected: [usize; 2]| {
@@ -98,24 +94,4 @@ fn keys(layer: usize, site: Site) -> [String; 2] {
 fn contiguous(tensor: Tensor<2>) -> Tensor<2> {
     let device = tensor.device();
     Tensor::from_data(tensor.into_data(), &device)
-}
-
-fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let read = |source| Error::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let mut bytes = Vec::new();
-    File::open(path)
-        .map_err(read)?
-        .take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(read)?;
-    if bytes.len() as u64 > limit {
-        return Err(Error::format(
-            path,
-            format!("expected at most {limit} bytes, found more"),
-        ));
-    }
-    Ok(bytes)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::{bf16, f16};
+use realign_run::tensor_header_problem;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::{Error, Result};
@@ -29,6 +30,9 @@ pub(crate) fn write(tensors: Vec<(String, Tensor<2>)>) -> Vec<u8> {
 
 /// Reads all tensors, which must be finite matrices of F32, F16 or BF16.
 pub(crate) fn read(path: &Path, bytes: &[u8], device: &Device) -> Result<BTreeMap<String, Tensor<2>>> {
+    if let Some(problem) = tensor_header_problem(bytes) {
+        return Err(Error::format(path, format!("header: {problem}")));
+    }
     let file = SafeTensors::deserialize(bytes).map_err(|error| Error::format(path, error.to_string()))?;
     file.iter()
         .map(|(name, view)| {

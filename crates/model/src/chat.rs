@@ -12,6 +12,9 @@ use std::ops::Range;
 use std::path::Path;
 
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// What a template may write beside four times its messages: more than any published one does, and little enough to be
+/// made tokens of.
+const LONGEST_TEXT: usize = 1 << 18;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -309,20 +312,24 @@ impl ChatTemplate {
         prompt: GenerationPrompt,
     ) -> Result<String> {
         let text = |id: Option<u32>| id.map(|id| tokenizer.token_text(id));
+        let longest = LONGEST_TEXT + 4 * contents.iter().map(String::len).sum::<usize>();
         let messages: Vec<Value> = messages
             .iter()
             .zip(contents)
             .map(|(message, content)| context! { role => message.role.clone(), content => content })
             .collect();
-        self.template.render(&context! {
-            messages => messages,
-            add_generation_prompt => prompt == GenerationPrompt::Add,
-            bos_token => text(tokenizer.bos()),
-            eos_token => text(tokenizer.eos()),
-            unk_token => text(tokenizer.unk()),
-            tools => (),
-            documents => (),
-        })
+        self.template.render(
+            &context! {
+                messages => messages,
+                add_generation_prompt => prompt == GenerationPrompt::Add,
+                bos_token => text(tokenizer.bos()),
+                eos_token => text(tokenizer.eos()),
+                unk_token => text(tokenizer.unk()),
+                tools => (),
+                documents => (),
+            },
+            longest,
+        )
     }
 }
 

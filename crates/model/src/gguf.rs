@@ -12,6 +12,9 @@ use std::path::Path;
 
 const MAX_DIMS: u32 = 4;
 const MAX_ALIGNMENT: u32 = 1 << 16;
+/// Far above any published model. An entry takes several times its bytes in memory, so that more of them could take more
+/// than the file justifies.
+const MAX_ENTRIES: u64 = 1 << 16;
 
 /// A GGUF file, versions 2 and 3, little-endian.
 #[derive(Debug)]
@@ -94,8 +97,8 @@ impl Gguf {
         let n_tensors = reader.u64("tensor_count")?;
         let n_keys = reader.u64("metadata_kv_count")?;
         // The smallest key takes 13 bytes and the smallest tensor 33.
-        reader.count("metadata_kv_count", n_keys, 13)?;
-        reader.count("tensor_count", n_tensors, 33)?;
+        reader.entries("metadata_kv_count", n_keys, 13)?;
+        reader.entries("tensor_count", n_tensors, 33)?;
 
         let mut metadata = BTreeMap::new();
         for index in 0..n_keys {
@@ -431,6 +434,13 @@ impl Reader<'_> {
                 self.fail(field, &most, count.to_string())
             }
         }
+    }
+
+    fn entries(&self, field: &str, count: u64, least: usize) -> Result<()> {
+        if count > MAX_ENTRIES {
+            return self.fail(field, &format!("at most {MAX_ENTRIES}"), count.to_string());
+        }
+        self.count(field, count, least).map(drop)
     }
 
     fn name(&mut self, field: &str) -> Result<String> {

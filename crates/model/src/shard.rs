@@ -3,9 +3,9 @@
 use crate::{Error, FileBytes, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;
+use realign_run::tensor_header_problem;
 use safetensors::{Dtype, SafeTensors};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// One safetensors file.
@@ -28,9 +28,11 @@ impl Shard {
     pub(crate) fn parse(bytes: FileBytes) -> Result<Self> {
         let path = bytes.path();
         let fail = |e: String| Error::format(path, "header", "a valid safetensors file", e);
+        if let Some(problem) = tensor_header_problem(&bytes) {
+            return Err(fail(problem));
+        }
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(e.to_string()))?;
         let data = header + 8;
-        unique_keys(&bytes[8..data]).map_err(fail)?;
         let mut tensors = BTreeMap::new();
         for (name, info) in metadata.tensors() {
             if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
@@ -73,40 +75,6 @@ fn widen<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32 + Sync) -> 
         .with_min_len(1 << 14)
         .map(|element| read(*element))
         .collect()
-}
-
-/// Refuses a header that names a tensor twice: a JSON map would silently keep the last.
-fn unique_keys(header: &[u8]) -> Result<(), String> {
-    struct Keys;
-
-    impl<'de> Deserialize<'de> for Keys {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_map(Self)
-        }
-    }
-
-    impl<'de> Visitor<'de> for Keys {
-        type Value = Self;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
-            let mut seen = BTreeSet::new();
-            while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
-                if seen.contains(&key) {
-                    return Err(serde::de::Error::custom(format!("the key `{key}` twice")));
-                }
-                seen.insert(key);
-            }
-            Ok(self)
-        }
-    }
-
-    serde_json::from_slice::<Keys>(header)
-        .map(drop)
-        .map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 /// About as many instructions, or 64 times as many bytes: the longest published templates take a
-/// hundredth of it for a conversation of a hundred turns.
-const FUEL: u64 = 2_000_000;
+/// twentieth of it for a conversation of a hundred turns.
+const FUEL: u64 = 500_000;
 const NAME: &str = "chat_template";
 
 /// A compiled template.
@@ -67,7 +67,8 @@ impl Template {
         self.now.store(i64::from(seconds), Ordering::Relaxed);
     }
 
-    pub(crate) fn render(&self, context: &Value) -> Result<String> {
+    /// The text, which must not be longer than `longest` bytes.
+    pub(crate) fn render(&self, context: &Value, longest: usize) -> Result<String> {
         let fail = |e: minijinja::Error| Error::Template {
             file: self.file.clone(),
             what: match e.kind() {
@@ -79,6 +80,13 @@ impl Template {
             .get_template(NAME)
             .and_then(|t| t.render(context))
             .map_err(fail)
+            .and_then(|text| match text.len() {
+                length if length > longest => Err(Error::Template {
+                    file: self.file.clone(),
+                    what: format!("it writes {length} bytes, more than the {longest} that its messages justify"),
+                }),
+                _ => Ok(text),
+            })
     }
 }
 
@@ -296,7 +304,7 @@ mod tests {
 
     fn render(source: &str) -> Result<String> {
         let context = context! { data => context! { b => 1, a => vec!["<é>", "'"] } };
-        Template::compile(source, Path::new("t"))?.render(&context)
+        Template::compile(source, Path::new("t"))?.render(&context, usize::MAX)
     }
 
     #[test]
@@ -332,7 +340,10 @@ mod tests {
         let template = Template::compile("{{ strftime_now('%d %b %Y, %A %H:%M') }}", Path::new("t"));
         let template = template.unwrap();
         template.pin_clock(1_709_210_096);
-        assert_eq!(template.render(&context! {}).unwrap(), "29 Feb 2024, Thursday 12:34");
+        assert_eq!(
+            template.render(&context! {}, usize::MAX).unwrap(),
+            "29 Feb 2024, Thursday 12:34"
+        );
     }
 
     #[test]

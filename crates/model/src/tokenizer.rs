@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::OnceLock;
 use tokenizers::DecoderWrapper;
@@ -14,6 +15,9 @@ use tokenizers::DecoderWrapper;
 /// Encoded along with the vocabulary into [`Tokenizer::hash`], so that tokenizers that cut text
 /// differently differ.
 const PROBE: &str = "It's 12345 naïve\tcafés, 3.14\n\n  and  “more” — नमस्ते 👋🏽 C'EST!\r\n";
+
+/// Characters of a text on which no pattern can take long.
+const PART: usize = 16;
 
 /// A byte-pair tokenizer.
 ///
@@ -283,18 +287,35 @@ impl Tokenizer {
         if text.is_empty() {
             return Vec::new();
         }
-        let encoding = self
-            .inner
-            .encode(text, false)
-            .expect("encoding fails only on vocabularies that loading refuses");
+        if let Some(pieces) = self.try_pieces(text, offset) {
+            return pieces;
+        }
+        // The file's own pattern backtracks without end on this text, which Python answers with an exception. In short
+        // parts it ends, so that the text keeps all of its bytes.
+        tracing::warn!(
+            "the tokenizer's pattern gives up on a text of {} bytes, which is cut into parts",
+            text.len()
+        );
+        let starts: Vec<usize> = text.char_indices().step_by(PART).map(|(start, _)| start).collect();
+        let ends = starts.iter().skip(1).copied().chain([text.len()]);
+        starts
+            .iter()
+            .zip(ends)
+            .flat_map(|(&start, end)| self.try_pieces(&text[start..end], offset + start).unwrap_or_default())
+            .collect()
+    }
+
+    /// None where the library gives up: it panics when a pattern takes too many steps.
+    fn try_pieces(&self, text: &str, offset: usize) -> Option<Vec<Piece>> {
+        let encoded = std::panic::catch_unwind(AssertUnwindSafe(|| self.inner.encode(text, false)));
+        let encoding = encoded.ok()?.ok()?;
         let offsets = encoding.get_offsets().iter();
         let ids = encoding.get_ids().iter();
-        ids.zip(offsets)
-            .map(|(&id, &(start, end))| Piece {
-                id,
-                range: offset + start..offset + end,
-            })
-            .collect()
+        let pieces = ids.zip(offsets).map(|(&id, &(start, end))| Piece {
+            id,
+            range: offset + start..offset + end,
+        });
+        Some(pieces.collect())
     }
 }
 

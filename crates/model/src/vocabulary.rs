@@ -8,6 +8,7 @@ use crate::{Error, Gguf, Result};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use tokenizers::AddedToken;
 use tokenizers::models::bpe::BPE;
@@ -21,6 +22,16 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 
 const MAX_JSON_BYTES: u64 = 64 << 20;
 const MAX_TOKEN_ID: u32 = 1 << 24;
+/// Tokens, or merges: four times the largest vocabularies that are published.
+const MAX_TOKENS: usize = 1 << 20;
+
+/// Texts on which a pattern with nested repetitions does not end: each is a run and something that breaks it off.
+const HARD: [&str; 4] = [
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!",
+    "                                                                             a",
+    "11111111111111111111111111111111111111111111111111111111111111111111111111111a",
+    "aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 aA1 \n",
+];
 
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN_2: &str =
@@ -90,7 +101,7 @@ struct Framing {
 pub(crate) fn from_file(path: &Path) -> Result<Built> {
     let bytes = read_small(path, MAX_JSON_BYTES)?;
     let fail = |field: &str, expected: &str, found: String| Error::format(path, field, expected, found);
-    check_unique_keys(&bytes).map_err(|e| fail("JSON", "each key once", e))?;
+    check_keys(&bytes).map_err(|e| fail("JSON", "each key once, and a limit to all", e))?;
     let mut json = serde_json::Deserializer::from_slice(&bytes);
     let json: Json = serde_path_to_error::deserialize(&mut json)
         .map_err(|e| fail(&e.path().to_string(), "a tokenizer.json", e.inner().to_string()))?;
@@ -110,6 +121,14 @@ pub(crate) fn from_file(path: &Path) -> Result<Built> {
             ));
         }
     };
+    if std::panic::catch_unwind(AssertUnwindSafe(|| HARD.map(|text| inner.encode(text, false).is_ok()))).is_err() {
+        let expected = "patterns that end within a bound of steps";
+        return Err(fail(
+            "pre_tokenizer",
+            expected,
+            "one that backtracks without end".into(),
+        ));
+    }
     let mut adds_bos = false;
     if let Ok(framed) = inner.encode("", true) {
         adds_bos = !framed.get_ids().is_empty();
@@ -250,8 +269,8 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
     let raw = gguf
         .texts(key)?
         .ok_or_else(|| fail(key, "an array of texts", "no such key"))?;
-    if raw.is_empty() || raw.len() > MAX_TOKEN_ID as usize {
-        return Err(fail(key, "1 to 2^24 tokens", &raw.len().to_string()));
+    if raw.is_empty() || raw.len() > MAX_TOKENS {
+        return Err(fail(key, &format!("1 to {MAX_TOKENS} tokens"), &raw.len().to_string()));
     }
     let mut vocab = HashMap::with_capacity(raw.len());
     let mut tokens = Vec::with_capacity(raw.len());
@@ -459,8 +478,9 @@ fn first_id(value: Option<serde_json::Value>) -> Option<u32> {
         .ok()
 }
 
-/// Refuses a key that appears twice in one object: the last would silently win.
-fn check_unique_keys(json: &[u8]) -> Result<(), String> {
+/// Refuses a key that appears twice in one object, of which the last would silently win, and objects and lists too long to
+/// be a vocabulary or its merges.
+fn check_keys(json: &[u8]) -> Result<(), String> {
     struct Unique;
 
     impl<'de> Deserialize<'de> for Unique {
@@ -479,6 +499,11 @@ fn check_unique_keys(json: &[u8]) -> Result<(), String> {
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
             let mut seen = HashSet::new();
             while let Some((key, Self)) = map.next_entry::<String, Self>()? {
+                if seen.len() == MAX_TOKENS {
+                    return Err(serde::de::Error::custom(format!(
+                        "more than {MAX_TOKENS} keys in one object"
+                    )));
+                }
                 if seen.contains(&key) {
                     return Err(serde::de::Error::custom(format!("the key `{key}` twice")));
                 }
@@ -488,7 +513,15 @@ fn check_unique_keys(json: &[u8]) -> Result<(), String> {
         }
 
         fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self, A::Error> {
-            while seq.next_element::<Self>()?.is_some() {}
+            let mut len = 0;
+            while seq.next_element::<Self>()?.is_some() {
+                len += 1;
+                if len > MAX_TOKENS {
+                    return Err(serde::de::Error::custom(format!(
+                        "more than {MAX_TOKENS} elements in one list"
+                    )));
+                }
+            }
             Ok(self)
         }
 

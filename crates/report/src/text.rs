@@ -1,18 +1,27 @@
 //! Model text made safe to look at: nothing hidden, nothing that the browser would obey.
 
+/// More of one text than anybody reads, and little enough for a browser.
+const LONGEST: usize = 100_000;
+
 /// Replaces characters that a reader can't see, or that reorder what they see, by their code
-/// points, as in `⟨U+202E⟩`. Line feeds and tabs stay.
+/// points, as in `⟨U+202E⟩`. Line feeds and tabs stay. Of a text of more than a hundred thousand characters the rest is
+/// counted, not shown.
 ///
 /// Text that runs right to left by nature stays as it is; only the *controls* are shown. The joiners
 /// that emoji and some scripts are spelled with stay too.
 pub(crate) fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    let mut out = String::with_capacity(text.len().min(LONGEST));
+    let mut chars = text.chars();
+    for c in chars.by_ref().take(LONGEST) {
         if hidden(c) {
             out.push_str(&format!("⟨U+{:04X}⟩", c as u32));
         } else {
             out.push(c);
         }
+    }
+    match chars.count() {
+        0 => {}
+        more => out.push_str(&format!("… ({more} characters more)")),
     }
     out
 }

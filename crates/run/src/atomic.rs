@@ -8,9 +8,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::read::read_at_most;
 
 /// Marks the temporary siblings of files that are being written.
 const TEMPORARY: &str = ".tmp-";
+
+/// A stage's result may hold thousands of answers, and no more.
+const LARGEST_JSON: u64 = 256 << 20;
 
 /// Writes a file so that a reader, or a run resumed after a crash, sees the old content or the
 /// new content, and never a part: temporary sibling, sync, rename, sync of the folder.
@@ -48,10 +52,10 @@ pub fn write_json<T: Serialize + ?Sized>(path: impl AsRef<Path>, value: &T) -> R
 /// Reads a JSON file.
 ///
 /// # Errors
-/// [`Error::Json`] names the file and the field at fault, [`Error::Io`] the file.
+/// [`Error::Json`] names the file and the field at fault, [`Error::Io`] and [`Error::Unexpected`] the file.
 pub fn read_json<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
     let path = path.as_ref();
-    let text = fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let text = read_at_most(path, LARGEST_JSON)?;
     parse(&text).map_err(|e| Error::json(path.display().to_string(), e))
 }
 

@@ -386,7 +386,10 @@ mod tests {
     #[test]
     fn names_cannot_leave_the_folder() {
         let (_dir, c) = checkpoints();
-        for name in ["../a", "a/b", "", ".hidden", MANIFEST] {
+        let long = "n".repeat(300);
+        for name in [
+            "../a", "a/b", "", ".", "..", ".hidden", "CON", "nul.json", "com1", "a\nb", &long, MANIFEST,
+        ] {
             let saved = c.save(1, &[(name, b"x")]);
             assert!(matches!(saved, Err(Error::Name { .. })), "{name}");
         }

@@ -6,6 +6,9 @@ use crate::manifest::Difference;
 /// `std::result::Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// File systems take 255 bytes, of which a temporary sibling needs some.
+const LONGEST_NAME: usize = 128;
+
 /// What can go wrong in a run folder.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -115,10 +118,20 @@ pub enum Error {
         /// Length or checksum as found.
         found: String,
     },
+    /// Something that is no file, or a file too long to be what belongs there.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    Unexpected {
+        /// The path.
+        path: PathBuf,
+        /// What belongs there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// A name for a stage or a checkpoint's file that could leave its folder.
     #[error(
-        "the name {name:?} of a {what} may hold only letters, digits, `.`, `_` and `-`, \
-         and must not begin with `.`"
+        "the name {name:?} of a {what} may hold only letters, digits, `.`, `_` and `-`, at most {LONGEST_NAME} of them, \
+         must not begin with `.`, and must not be a device of Windows"
     )]
     Name {
         /// What the name is for.
@@ -175,11 +188,26 @@ fn list(differences: &[Difference]) -> String {
 /// Refuses a name that could reach outside its folder or be taken for a temporary file.
 pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.is_empty() || name.starts_with('.') || !name.chars().all(allowed) {
+    if name.is_empty()
+        || name.len() > LONGEST_NAME
+        || name.starts_with('.')
+        || !name.chars().all(allowed)
+        || is_device(name)
+    {
         return Err(Error::Name {
             what,
-            name: name.to_owned(),
+            name: name.chars().take(LONGEST_NAME).collect(),
         });
     }
     Ok(())
+}
+
+/// Whether Windows takes a file of this name for a device, whatever its extension.
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().to_ascii_uppercase();
+    let numbered = |kind: &str| {
+        stem.strip_prefix(kind)
+            .is_some_and(|rest| rest.len() == 1 && rest.bytes().all(|digit| digit.is_ascii_digit()))
+    };
+    matches!(&*stem, "CON" | "PRN" | "AUX" | "NUL") || numbered("COM") || numbered("LPT")
 }

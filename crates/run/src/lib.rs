@@ -7,6 +7,7 @@ mod error;
 mod folder;
 mod manifest;
 mod progress;
+mod read;
 mod seed;
 mod stage;
 
@@ -16,5 +17,6 @@ pub use error::{Error, Result};
 pub use folder::RunFolder;
 pub use manifest::{Difference, Manifest};
 pub use progress::{Progress, Report};
+pub use read::{MAX_TENSOR_HEADER, read_at_most, tensor_header_problem};
 pub use seed::Seed;
 pub use stage::{Reused, Why};

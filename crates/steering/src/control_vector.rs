@@ -5,9 +5,8 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use realign_core::{HookPoint, Shape};
-use realign_run::write_atomic;
+use realign_run::{read_at_most, write_atomic};
 
-use crate::file::read_at_most;
 use crate::gguf::{Gguf, Value};
 use crate::{Direction, Error, Result, Steer, SteerEach};
 
@@ -86,7 +85,7 @@ impl ControlVector {
     /// Reads a GGUF file for a model of this architecture and shape.
     ///
     /// # Errors
-    /// [`Error::Read`] where the file cannot be read, [`Error::Format`] where it is damaged, [`Error::Field`] for
+    /// [`Error::Run`] where the file cannot be read, [`Error::Format`] where it is damaged, [`Error::Field`] for
     /// another architecture or width, a block that the model does not have, a zero vector, numbers that are not finite.
     pub fn load(path: impl AsRef<Path>, model_hint: &str, shape: &Shape, device: &Device) -> Result<Self> {
         let path = path.as_ref();

@@ -9,17 +9,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be written or read as JSON.
+    /// A file could not be read, written, or read as JSON.
     #[error(transparent)]
     Run(#[from] realign_run::Error),
-    /// The operating system refused to read a file.
-    #[error("could not read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's answer.
-        source: std::io::Error,
-    },
     /// A file is not in its format.
     #[error("{}: {problem}", path.display())]
     Format {

@@ -1,11 +1,10 @@
 //! Direction files: JSON beside safetensors.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use realign_run::{read_json, write_atomic, write_json};
+use realign_run::{read_at_most, read_json, tensor_header_problem, write_atomic, write_json};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +59,7 @@ impl Direction {
     /// Reads a folder that [`Self::save`] wrote.
     ///
     /// # Errors
-    /// [`Error::Read`] or [`Error::Run`] where a file cannot be read, [`Error::Format`] and [`Error::Field`] name what
+    /// [`Error::Run`] where a file cannot be read, [`Error::Format`] and [`Error::Field`] name what
     /// is wrong in it.
     pub fn load(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = dir.as_ref().join(DESCRIPTION);
@@ -73,6 +72,14 @@ impl Direction {
 
         let path = dir.as_ref().join(TENSORS);
         let bytes = read_at_most(&path, LARGEST)?;
+        if let Some(problem) = tensor_header_problem(&bytes) {
+            return Err(Error::field(
+                &path,
+                "header",
+                "one that is short and names each tensor once",
+                problem,
+            ));
+        }
         let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::format(&path, error.to_string()))?;
         let view = file
             .tensor(TENSOR)
@@ -101,24 +108,4 @@ pub(crate) fn finite_f32s(path: &Path, tensor: &str, bytes: &[u8]) -> Result<Vec
         Some(number) => Err(Error::field(path, tensor, "finite numbers", number)),
         None => Ok(numbers),
     }
-}
-
-pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let read = |source| Error::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let mut bytes = Vec::new();
-    File::open(path)
-        .map_err(read)?
-        .take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(read)?;
-    if bytes.len() as u64 > limit {
-        return Err(Error::format(
-            path,
-            format!("expected at most {limit} bytes, found more"),
-        ));
-    }
-    Ok(bytes)
 }

@@ -9,6 +9,9 @@ const MAGIC: &[u8; 4] = b"GGUF";
 const VERSION: u32 = 3;
 const ALIGNMENT: usize = 32;
 const F32: u32 = 0;
+/// A control vector has a handful of keys and a vector for each block; more of either would take more memory than the
+/// file that they are in.
+const MAX_ENTRIES: u64 = 1 << 12;
 
 /// A metadata value: the kinds that a control vector has, and the kind number of any other.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,8 +89,12 @@ impl Gguf {
                 format!("expected GGUF version 2 or 3, found {version}"),
             ));
         }
-        // Nothing is allocated for these counts: a wrong one runs into the end of the file.
         let (n_vectors, n_metadata) = (reader.u64()?, reader.u64()?);
+        for (field, count) in [("tensor_count", n_vectors), ("metadata_kv_count", n_metadata)] {
+            if count > MAX_ENTRIES {
+                return Err(Error::field(path, field, format!("at most {MAX_ENTRIES}"), count));
+            }
+        }
         let (mut metadata, mut alignment) = (Vec::new(), ALIGNMENT);
         for _ in 0..n_metadata {
             let key = reader.string()?;

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::{Error, Grade, Judge, Judged, Result, Rubric};
 use reply::Reply;
+pub use reply::score_of_reply;
 pub use retry::Retry;
 
 /// Names the way in which grades are taken from replies; it changes whenever that does.

@@ -92,6 +92,15 @@ impl Reply {
     }
 }
 
+/// The score from 0 to 100 in the body of a chat completion, as [`OpenAi`](crate::OpenAi) reads it; none where the reply
+/// is no number.
+///
+/// # Errors
+/// Says why the body is no chat completion.
+pub fn score_of_reply(body: &[u8]) -> Result<Option<f64>, String> {
+    Reply::parse(body).map(|reply| reply.score)
+}
+
 fn cut(text: &str, chars: usize) -> String {
     text.chars().take(chars).collect()
 }

@@ -1,0 +1,102 @@
+//! Kind 33: sparse autoencoders in SAELens' form.
+
+use realign::burn::tensor::Device;
+use realign::run::Seed;
+use realign::sae::{Sae, SaeConfig};
+use serde_json::{Value, json};
+
+use crate::bounds::alone;
+use crate::model;
+
+#[test]
+fn kind_33_configurations_that_do_not_fit_the_weights() {
+    let alone = alone();
+    let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
+    SaeConfig::new(4, 8, 2)
+        .init(&Seed::new(1), &device)
+        .save(folder.path())
+        .unwrap();
+    Sae::load(folder.path(), &device).unwrap();
+    let path = folder.path().join("cfg.json");
+    let good: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (field, value, word) in [
+        ("d_in", json!(5), "W_"),
+        ("d_in", json!(0), "d_in"),
+        ("d_in", json!(u64::MAX), "d_in"),
+        ("d_in", json!(1u64 << 40), ""),
+        ("d_in", json!(-4), "d_in"),
+        ("d_in", json!("4"), "d_in"),
+        ("d_in", json!(4.5), "d_in"),
+        ("d_sae", json!(0), "d_sae"),
+        ("d_sae", json!(9), ""),
+        ("d_sae", json!(1u64 << 62), ""),
+        ("k", json!(0), "k"),
+        ("k", json!(9), "k"),
+        ("architecture", json!("no-such-architecture"), "architecture"),
+        ("architecture", json!(7), "architecture"),
+        ("activation_fn", json!("no-such-function"), "activation_fn"),
+        ("normalize_activations", json!("no-such-way"), "normalize_activations"),
+    ] {
+        let mut changed = good.clone();
+        changed[field] = value.clone();
+        let text = changed.to_string();
+        std::fs::write(&path, &text).unwrap();
+        let what = format!("{field}: {value}");
+        alone.refused(&what, 4096, &[word], || Sae::load(folder.path(), &device));
+    }
+    for text in [
+        "".to_owned(),
+        "[]".into(),
+        "null".into(),
+        "{}".into(),
+        "[".repeat(1 << 20),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        alone.refused("cfg.json", text.len() as u64, &["cfg.json"], || {
+            Sae::load(folder.path(), &device)
+        });
+    }
+}
+
+#[test]
+fn kind_33_weights_that_are_transposed_or_missing() {
+    let alone = alone();
+    let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
+    SaeConfig::new(4, 8, 2)
+        .init(&Seed::new(1), &device)
+        .save(folder.path())
+        .unwrap();
+    let path = folder.path().join("sae_weights.safetensors");
+    let tensor = |name: &str, shape: &[usize]| (name.to_owned(), shape.to_vec(), model::numbers(shape));
+    let all = [
+        tensor("W_enc", &[4, 8]),
+        tensor("W_dec", &[8, 4]),
+        tensor("b_enc", &[8]),
+        tensor("b_dec", &[4]),
+    ];
+    std::fs::write(&path, model::safetensors(&all)).unwrap();
+    Sae::load(folder.path(), &device).unwrap();
+    for at in 0..all.len() {
+        let name = all[at].0.clone();
+        let mut transposed = all.to_vec();
+        transposed[at] = match all[at].1[..] {
+            [rows, columns] => tensor(&name, &[columns, rows]),
+            _ => tensor(&name, &[all[at].1[0] + 1]),
+        };
+        let mut missing = all.to_vec();
+        missing.remove(at);
+        let mut not_finite = all.to_vec();
+        not_finite[at].2[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        for (what, tensors) in [
+            ("another shape", transposed),
+            ("missing", missing),
+            ("not finite", not_finite),
+        ] {
+            let bytes = model::safetensors(&tensors);
+            std::fs::write(&path, &bytes).unwrap();
+            alone.refused(what, bytes.len() as u64, &["sae_weights.safetensors", &name], || {
+                Sae::load(folder.path(), &device)
+            });
+        }
+    }
+}
