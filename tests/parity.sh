@@ -4,8 +4,8 @@
 #   tests/parity.sh
 #
 # Needs python3 (3.10+) and about 8 GB for torch. REALIGN_VENV names the environment (default target/interop-venv). Checks that
-# the fixtures in the repository are what transformers still gives, then runs the Rust comparison on both sets: the fixtures',
-# and one of other seeds.
+# the fixtures in the repository are what transformers and llama.cpp still give, then runs the Rust comparison on the fixtures
+# and on a set of other seeds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,13 @@ rm -rf "$work"
 "$python" tests/reference/architectures.py "$work/same" 2>/dev/null
 "$python" tests/reference/architectures.py --seed 1000 "$work/other" 2>/dev/null
 "$python" tests/reference/architectures.py --compare "$work/same" "$fixtures"
+if "$python" -c 'import gguf, llama_cpp' 2>/dev/null; then
+    "$python" tests/reference/gguf_architectures.py "$work/gguf" 2>/dev/null
+    for file in "$work"/gguf/*.gguf; do cmp "$file" "crates/model/tests/fixtures/gguf/${file##*/}"; done
+else
+    echo "without gguf and llama-cpp-python in $venv: the GGUFs are not compared with llama.cpp" >&2
+fi
 for folder in "$PWD/$fixtures" "$work/same" "$work/other"; do
     REALIGN_ARCHITECTURES=$folder cargo test --workspace --locked --test architectures -- \
-        transformers every_architecture loss cached
+        transformers every_architecture loss cached gguf
 done

@@ -365,6 +365,57 @@ fn a_model_with_changed_maps_is_written_and_read_again() {
     }
 }
 
+/// The GGUFs that `tests/reference/gguf_architectures.py` made of fixtures, and checked with llama.cpp.
+fn ggufs() -> Vec<(String, PathBuf)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files
+        .filter(|file| file.extension().is_some_and(|e| e == "gguf"))
+        .collect();
+    files.sort();
+    let name = |file: &Path| file.file_stem().unwrap().to_string_lossy().into_owned();
+    files.into_iter().map(|file| (name(&file), file)).collect()
+}
+
+#[test]
+fn a_gguf_is_the_model_that_it_was_made_of() {
+    let whole = ggufs().into_iter().filter(|(name, _)| !name.ends_with(".q8_0"));
+    let whole: Vec<_> = whole.collect();
+    assert!(whole.len() >= 13);
+    for (name, file) in whole {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/architectures")
+            .join(&name);
+        let reference: Reference = serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap();
+        let model = open(&file, Weights::F32);
+        let hidden = model.forward(&Batch::packed([&reference.ids]), &mut ());
+        close(TOLERANCE, &name, &floats(model.logits(hidden)), &reference.logits);
+        // Every tensor has a Hugging Face name, and every one of the folder's is found under it.
+        let (ours, theirs) = (Checkpoint::open(&file).unwrap(), Checkpoint::open(&folder).unwrap());
+        let names = ours.names();
+        for wanted in theirs.names() {
+            assert!(names.contains(&wanted), "{name}: {wanted}");
+        }
+        let own = open(&folder, Weights::F32);
+        assert_eq!(model.shape(), own.shape(), "{name}");
+    }
+}
+
+#[test]
+fn fused_weights_in_blocks_are_split_in_blocks() {
+    let quantised = ggufs().into_iter().filter(|(name, _)| name.ends_with(".q8_0"));
+    let quantised: Vec<_> = quantised.collect();
+    assert_eq!(quantised.len(), 2);
+    for (name, file) in quantised {
+        let [stored, dense] = [Weights::Stored, Weights::F32].map(|weights| {
+            let model = open(&file, weights);
+            floats(model.logits(model.forward(&Batch::packed([some_ids(20, 1)]), &mut ())))
+        });
+        close(TOLERANCE, &name, &stored, &dense);
+        assert_ne!(stored, dense, "{name}: other products add in another order");
+    }
+}
+
 #[test]
 fn a_model_saved_without_its_head_has_names_without_their_root() {
     let folder = tempfile::tempdir().unwrap();
