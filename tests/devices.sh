@@ -38,7 +38,7 @@ for device in $devices; do
     mkdir -p target
     # The unit tests of the SAE's step are in its library.
     if REALIGN_TEST_DEVICE=$device cargo test --workspace --locked ${features[@]+"${features[@]}"} \
-        --test parity --test smollm2 --test invariants --test training >"$log" 2>&1 &&
+        --test parity --test architectures --test smollm2 --test invariants --test training >"$log" 2>&1 &&
         REALIGN_TEST_DEVICE=$device cargo test --workspace --locked ${features[@]+"${features[@]}"} \
             --lib step:: >>"$log" 2>&1; then
         passed=$(grep -c '^test .* ok$' "$log")

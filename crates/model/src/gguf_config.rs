@@ -165,7 +165,7 @@ impl Metadata<'_> {
                 .collect();
             if by.len() != rope.width / 2 || by.iter().any(|x| !(x.is_finite() && *x > 0.0)) {
                 let expected = format!("{} divisors above 0", rope.width / 2);
-                let found = format!("{} of them: {by:?}", by.len());
+                let found = format!("{} numbers from {:?} on", by.len(), by.first());
                 return Err(Error::format(gguf.path(), "rope_freqs.weight", expected, found));
             }
             return Ok(RopeScaling::Divided { by });
