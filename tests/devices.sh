@@ -57,7 +57,7 @@ failed=0
 for device in $devices; do
     started=$SECONDS
     spec=$device
-    tests=(--test parity --test smollm2 --test invariants --test training)
+    tests=(--test parity --test architectures --test smollm2 --test invariants --test training)
     if [ "$device" = remote ]; then
         cargo build --workspace --bins --locked "${features[@]}"
         lend

@@ -8,7 +8,7 @@ given. Weights are bfloat16 in the file and f32 in the computation. The referenc
 sliding window: logits, every layer's residual stream, and the tokens that greedy decoding with a cache adds to it.
 tests/parity.sh makes all of them anew and compares.
 """
-import argparse, json, os, pathlib
+import argparse, json, os, pathlib, zlib
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 import torch, transformers
@@ -35,6 +35,10 @@ MODELS = {
     "llama_yarn": ("llama", scaled(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=1.0)),
     "llama_yarn_mscale": ("llama", scaled(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, mscale=0.7, mscale_all_dim=0.4, truncate=False)),
     "llama_llama3": ("llama", scaled(rope_type="llama3", factor=8.0, original_max_position_embeddings=16, low_freq_factor=1.0, high_freq_factor=4.0)),
+    # As a GGUF can say them: no options beside the factor; scores scaled by the width of a head, Gemma 3's fixed bases and pattern.
+    "llama_yarn_default": ("llama", scaled(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)),
+    "gemma2_gguf": ("gemma2", dict(GROUPED, head_dim=8, sliding_window=6, query_pre_attn_scalar=8, attn_logit_softcapping=2.0, final_logit_softcapping=3.0)),
+    "gemma3_gguf": ("gemma3_text", dict(GROUPED, hidden_size=16, intermediate_size=16, num_hidden_layers=7, head_dim=8, sliding_window=5, query_pre_attn_scalar=8)),
     "mistral": ("mistral", dict(GROUPED, sliding_window=6, head_dim=8)),
     "qwen2": ("qwen2", dict(GROUPED, tie_word_embeddings=True)),
     "qwen2_window": ("qwen2", dict(GROUPED, num_hidden_layers=3, use_sliding_window=True, sliding_window=5, max_window_layers=1)),
@@ -119,8 +123,9 @@ def main():
     if arguments.compare:
         return compare(*arguments.compare)
     torch.set_num_threads(1)
-    for number, (name, (model_type, options)) in enumerate(MODELS.items()):
-        make(arguments.out / name, arguments.seed + number, model_type, options)
+    for name, (model_type, options) in MODELS.items():
+        # A model keeps its numbers when others come and go.
+        make(arguments.out / name, arguments.seed + zlib.crc32(name.encode()), model_type, options)
 
 
 if __name__ == "__main__":

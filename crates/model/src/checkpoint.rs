@@ -3,7 +3,7 @@
 use crate::files::{bad_name, read_small};
 use crate::shard::Shard;
 use crate::weight_names::WeightNames;
-use crate::{Access, DecoderConfig, Error, FileBytes, Gguf, GgufTensor, Result, gguf_pack};
+use crate::{Access, Architecture, DecoderConfig, Error, FileBytes, Gguf, GgufTensor, Result, gguf_pack};
 use realign_tensor::Packed;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -16,7 +16,7 @@ const MAX_INDEX_BYTES: u64 = 64 << 20;
 /// A model's weights on disk: one GGUF, or one or more safetensors files.
 ///
 /// Tensors are asked for by their Hugging Face names and come as row-major `f32`, linear weights
-/// as `[out, in]`. A GGUF's names and its row order of queries and keys are translated.
+/// as `[out, in]`. A GGUF's names and a Llama's row order of queries and keys in it are translated.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -95,10 +95,13 @@ impl Checkpoint {
     /// Every tensor's Hugging Face name, sorted. What has none keeps the file's own.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = match &self.source {
-            Source::Gguf { gguf, .. } => gguf
-                .tensors()
-                .map(|(name, _)| hf_name(name).unwrap_or_else(|| name.into()))
-                .collect(),
+            Source::Gguf { gguf, config } => {
+                let names = config.architecture.names();
+                let hf_name = |name: &str| renamed(name, |stem| names.from_gguf(stem));
+                gguf.tensors()
+                    .map(|(name, _)| hf_name(name).unwrap_or_else(|| name.into()))
+                    .collect()
+            }
             Source::Safetensors(shards) => shards.iter().flat_map(|shard| shard.tensors.keys().cloned()).collect(),
         };
         names.sort();
@@ -135,8 +138,18 @@ impl Checkpoint {
     /// Whether there is a tensor with this Hugging Face name.
     pub(crate) fn has(&self, hf_name: &str) -> bool {
         match &self.source {
-            Source::Gguf { gguf, .. } => gguf_name(hf_name).is_some_and(|name| gguf.tensor(&name).is_some()),
+            Source::Gguf { gguf, config } => {
+                gguf_name(config, hf_name).is_some_and(|name| gguf.tensor(&name).is_some())
+            }
             Source::Safetensors(shards) => shards.iter().any(|shard| shard.tensors.contains_key(hf_name)),
+        }
+    }
+
+    /// What an architecture's tensors are called, and how they lie in a file of this kind.
+    pub(crate) fn weight_names(&self, architecture: Architecture) -> WeightNames {
+        match &self.source {
+            Source::Gguf { .. } => architecture.names().of_gguf(),
+            Source::Safetensors(_) => architecture.names(),
         }
     }
 
@@ -153,8 +166,8 @@ impl Checkpoint {
     /// The shape of the tensor with this name, of those that [`Checkpoint::names`] lists.
     pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match &self.source {
-            Source::Gguf { gguf, .. } => {
-                let own = gguf_name(name);
+            Source::Gguf { gguf, config } => {
+                let own = gguf_name(config, name);
                 let tensor = gguf.tensor(own.as_deref().unwrap_or(name))?;
                 Some(tensor.shape.clone())
             }
@@ -201,10 +214,14 @@ impl Checkpoint {
         config: &DecoderConfig,
         hf_name: &str,
     ) -> Result<(&'a GgufTensor, Option<usize>)> {
-        let name = gguf_name(hf_name);
+        let name = gguf_name(config, hf_name);
         let tensor = name.as_deref().and_then(|name| gguf.tensor(name));
         let tensor = tensor.ok_or_else(|| self.missing(hf_name))?;
         let rows = tensor.shape.iter().product::<usize>() / tensor.width();
+        // Only a Llama's are rotated by neighbours.
+        if config.architecture != Architecture::Llama {
+            return Ok((tensor, None));
+        }
         let heads = match hf_name.rsplit_once(".self_attn.") {
             Some((_, "q_proj.weight")) => config.shape.n_heads,
             Some((_, "k_proj.weight")) => config.shape.n_kv_heads,
@@ -388,42 +405,16 @@ fn interleaved_row(row: usize, d_head: usize) -> usize {
     head * d_head + 2 * pair + half
 }
 
-const OUTER: [(&str, &str); 3] = [
-    ("model.embed_tokens.weight", "token_embd.weight"),
-    ("model.norm.weight", "output_norm.weight"),
-    ("lm_head.weight", "output.weight"),
-];
-
-const IN_BLOCK: [(&str, &str); 9] = [
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
-fn gguf_name(hf: &str) -> Option<String> {
-    if let Some((_, name)) = OUTER.iter().find(|(outer, _)| *outer == hf) {
-        return Some((*name).to_owned());
-    }
-    let (layer, rest) = hf.strip_prefix("model.layers.")?.split_once('.')?;
-    let site = rest.strip_suffix(".weight")?;
-    let (_, name) = IN_BLOCK.iter().find(|(inner, _)| *inner == site)?;
-    Some(format!("blk.{layer}.{name}.weight"))
+/// The GGUF's own name of a tensor.
+fn gguf_name(config: &DecoderConfig, hf_name: &str) -> Option<String> {
+    renamed(hf_name, |stem| config.architecture.names().to_gguf(stem))
 }
 
-fn hf_name(gguf: &str) -> Option<String> {
-    if let Some((name, _)) = OUTER.iter().find(|(_, outer)| *outer == gguf) {
-        return Some((*name).to_owned());
-    }
-    let (layer, rest) = gguf.strip_prefix("blk.")?.split_once('.')?;
-    let site = rest.strip_suffix(".weight")?;
-    let (name, _) = IN_BLOCK.iter().find(|(_, inner)| *inner == site)?;
-    Some(format!("model.layers.{layer}.{name}.weight"))
+/// A tensor's name with its stem translated; `.weight` or `.bias` stays.
+fn renamed(name: &str, stem: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let (before, suffix) = name.rsplit_once('.')?;
+    let kept = matches!(suffix, "weight" | "bias").then_some(suffix)?;
+    Some(format!("{}.{kept}", stem(before)?))
 }
 
 #[cfg(test)]
@@ -496,16 +487,6 @@ mod tests {
             let error = sharded(map).1.unwrap_err().to_string();
             assert!(error.contains(word), "{word}: {error}");
         }
-    }
-
-    #[test]
-    fn names_map_to_gguf_and_back() {
-        let names = ["model.layers.12.self_attn.q_proj.weight", "lm_head.weight"];
-        assert_eq!(gguf_name(names[0]).unwrap(), "blk.12.attn_q.weight");
-        for name in names {
-            assert_eq!(hf_name(&gguf_name(name).unwrap()).unwrap(), name);
-        }
-        assert_eq!(gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"), None);
     }
 
     #[test]

@@ -195,7 +195,7 @@ impl Decoder {
             positions: parts.positions,
             blocks: parts.blocks,
             norm: parts.norm,
-            ropes: config.ropes.iter().map(|&rope| RopeTable::new(rope)).collect(),
+            ropes: config.ropes.iter().cloned().map(RopeTable::new).collect(),
             config,
         }
     }

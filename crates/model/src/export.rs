@@ -71,7 +71,7 @@ pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Pa
     let weights = checkpoint.names().into_iter().map(|name| Weight {
         shape: checkpoint.shape(&name).unwrap_or_default(),
         maps: maps.remove(&name).unwrap_or_default(),
-        transposed: config.architecture.names().transposed && checkpoint.gguf().is_none(),
+        transposed: checkpoint.weight_names(config.architecture).transposed,
         name,
     });
     let weights: Vec<Weight> = weights.collect();
@@ -101,7 +101,7 @@ pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Pa
 
 /// The linear maps in each of a checkpoint's tensors.
 fn maps(checkpoint: &Checkpoint, config: &DecoderConfig) -> BTreeMap<String, Vec<Map>> {
-    let (names, shape) = (config.architecture.names(), &config.shape);
+    let (names, shape) = (checkpoint.weight_names(config.architecture), &config.shape);
     let root = checkpoint.root(&names);
     let mut maps: BTreeMap<String, Vec<Map>> = BTreeMap::new();
     for layer in 0..shape.n_layers {

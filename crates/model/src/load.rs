@@ -28,7 +28,7 @@ pub(crate) fn read(
     weights: Weights,
     device: &Device,
 ) -> Result<Parts> {
-    let names = config.architecture.names();
+    let names = checkpoint.weight_names(config.architecture);
     let reader = Reader {
         config,
         shape: config.shape,
@@ -156,8 +156,7 @@ impl Reader<'_> {
 
     fn norm_weight(&self, name: &str, width: usize) -> Result<Tensor<1>> {
         let mut data = self.numbers(name, &[width])?;
-        // A GGUF's norms have the one in them.
-        if self.names.norms_from_one && self.checkpoint.gguf().is_none() {
+        if self.names.norms_from_one {
             data.iter_mut().for_each(|w| *w += 1.0);
         }
         Ok(Tensor::from_data(TensorData::new(data, [width]), self.device))
@@ -178,9 +177,7 @@ impl Reader<'_> {
 
     /// A linear map `[d_out, d_in]`, some rows of the tensor.
     fn matrix(&self, name: &str, size: [usize; 2], rows: Rows) -> Result<Frozen> {
-        // A GGUF's are never transposed.
-        let transposed = self.names.transposed && self.checkpoint.gguf().is_none();
-        self.packed_or_dense(name, size, rows, transposed)
+        self.packed_or_dense(name, size, rows, self.names.transposed)
     }
 
     fn packed_or_dense(&self, name: &str, size: [usize; 2], rows: Rows, in_first: bool) -> Result<Frozen> {

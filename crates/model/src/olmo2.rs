@@ -8,6 +8,8 @@ use crate::weight_names::WeightNames;
 use crate::{Architecture, DecoderConfig, QkNorm, Result};
 
 pub(crate) const NAMES: WeightNames = WeightNames {
+    attn_norm: "",
+    mlp_norm: "",
     attn_norm_after: "post_attention_layernorm",
     mlp_norm_after: "post_feedforward_layernorm",
     ..WeightNames::LLAMA

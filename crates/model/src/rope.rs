@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use realign_core::Batch;
 
 /// Rotary positions of some layers.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
@@ -18,7 +18,7 @@ pub struct Rope {
 }
 
 /// How rotary frequencies are stretched: the kinds of Hugging Face's `rope_scaling`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
     None,
@@ -63,6 +63,11 @@ pub enum RopeScaling {
         /// Rotations above which it stays.
         high: f64,
     },
+    /// Each frequency is divided by a number of its own: what a GGUF makes of `llama3`.
+    Divided {
+        /// The divisors, one for each pair.
+        by: Vec<f64>,
+    },
 }
 
 impl Rope {
@@ -79,15 +84,15 @@ impl Rope {
     fn frequencies(&self, length: usize) -> Vec<f64> {
         let (n, width) = (self.width / 2, self.width as f64);
         let plain = |theta: f64| (0..n).map(move |j| theta.powf(-2.0 * j as f64 / width));
-        match self.scaling {
+        match &self.scaling {
             RopeScaling::None => plain(self.theta).collect(),
-            RopeScaling::Linear { factor } => plain(self.theta).map(|f| f / factor).collect(),
-            RopeScaling::Dynamic { factor, trained } => {
+            &RopeScaling::Linear { factor } => plain(self.theta).map(|f| f / factor).collect(),
+            &RopeScaling::Dynamic { factor, trained } => {
                 let longer = length.max(trained) as f64 / trained as f64;
                 let stretch = factor * longer - (factor - 1.0);
                 plain(self.theta * stretch.powf(width / (width - 2.0))).collect()
             }
-            RopeScaling::Yarn {
+            &RopeScaling::Yarn {
                 factor,
                 trained,
                 fast,
@@ -111,7 +116,8 @@ impl Rope {
                     .map(|(j, f)| f / factor * divided(j) + f * (1.0 - divided(j)))
                     .collect()
             }
-            RopeScaling::Llama3 {
+            RopeScaling::Divided { by } => plain(self.theta).zip(by).map(|(f, by)| f / by).collect(),
+            &RopeScaling::Llama3 {
                 factor,
                 trained,
                 low,
@@ -178,8 +184,8 @@ pub(crate) struct RopeTable {
 impl RopeTable {
     pub(crate) fn new(rope: Rope) -> Self {
         Self {
-            rope,
             frequencies: rope.frequencies(0).into(),
+            rope,
             table: Arc::default(),
         }
     }
@@ -241,7 +247,10 @@ mod tests {
     #[test]
     fn linear_divides_and_dynamic_does_nothing_up_to_the_trained_length() {
         let plain = Rope::new(10_000.0, 8);
-        let with = |scaling| Rope { scaling, ..plain };
+        let with = |scaling| Rope {
+            scaling,
+            ..plain.clone()
+        };
         let halved: Vec<f64> = plain.frequencies(9).iter().map(|f| f / 2.0).collect();
         close(&with(RopeScaling::Linear { factor: 2.0 }).frequencies(9), &halved);
         let dynamic = with(RopeScaling::Dynamic {
@@ -272,10 +281,11 @@ mod tests {
                 amplitude: 1.0,
             },
         ] {
+            let name = format!("{scaling:?}");
             let found = Rope { scaling, ..plain }.frequencies(0);
             close(&found[..4], &base[..4]);
             close(&[found[31]], &[base[31] / 8.0]);
-            assert!(found.windows(2).all(|pair| pair[0] > pair[1]), "{scaling:?}");
+            assert!(found.windows(2).all(|pair| pair[0] > pair[1]), "{name}");
         }
     }
 

@@ -25,12 +25,18 @@ pub(crate) fn read(fields: &Fields<'_>, default_theta: f64, width: usize, contex
     let mut rope = Rope::new(theta, width);
     let mut reach = context;
     if let Some(scaling) = scaling {
-        (rope.scaling, reach) = kind(fields, name, &scaling, rope, context)?;
+        (rope.scaling, reach) = kind(fields, name, &scaling, &rope, context)?;
     }
     Ok((rope, reach))
 }
 
-fn kind(fields: &Fields<'_>, name: &str, scaling: &Fields<'_>, rope: Rope, context: u64) -> Result<(RopeScaling, u64)> {
+fn kind(
+    fields: &Fields<'_>,
+    name: &str,
+    scaling: &Fields<'_>,
+    rope: &Rope,
+    context: u64,
+) -> Result<(RopeScaling, u64)> {
     let kind = match scaling.text("rope_type")? {
         Some(kind) => kind,
         None => scaling

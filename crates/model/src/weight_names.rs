@@ -23,6 +23,8 @@ pub(crate) struct WeightNames {
     pub(crate) k_norm: &'static str,
     /// A linear map's tensor, and how several share it.
     pub(crate) linear: fn(Site) -> (&'static str, Fused),
+    /// Whether what is fused by head lies one after another (GGUF's order).
+    pub(crate) stacked: bool,
     /// Whether linear maps are stored `[in, out]` (GPT-2's Conv1D) and not `[out, in]`.
     pub(crate) transposed: bool,
     /// Whether norms multiply by one plus their weight (Gemma).
@@ -60,17 +62,98 @@ impl WeightNames {
         q_norm: "self_attn.q_norm",
         k_norm: "self_attn.k_norm",
         linear: llama_linear,
+        stacked: false,
         transposed: false,
         norms_from_one: false,
         router: "mlp.gate",
         experts: "mlp.experts.",
     };
 
+    /// The same names for what a GGUF holds: llama.cpp's converter unfolds heads, turns transposed maps and adds the norms'
+    /// one. [`crate::Checkpoint`] translates the names themselves.
+    pub(crate) fn of_gguf(self) -> Self {
+        Self {
+            stacked: true,
+            transposed: false,
+            norms_from_one: false,
+            ..self
+        }
+    }
+
+    /// The GGUF name of a tensor, without `.weight` or `.bias`.
+    pub(crate) fn to_gguf(self, stem: &str) -> Option<String> {
+        if stem == self.unembedding {
+            return Some("output".to_owned());
+        }
+        let inner = stem.strip_prefix(self.root)?;
+        if let Some((_, own)) = self.outer().into_iter().find(|(outer, _)| *outer == inner) {
+            return Some(own.to_owned());
+        }
+        let (layer, inner) = inner.strip_prefix(self.blocks)?.split_once('.')?;
+        let (_, own) = self.in_block().into_iter().find(|(name, _)| *name == inner)?;
+        Some(format!("blk.{layer}.{own}"))
+    }
+
+    /// The reverse of [`WeightNames::to_gguf`].
+    pub(crate) fn from_gguf(self, stem: &str) -> Option<String> {
+        if stem == "output" {
+            return Some(self.unembedding.to_owned());
+        }
+        if let Some((outer, _)) = self.outer().into_iter().find(|(_, own)| *own == stem) {
+            return Some(format!("{}{outer}", self.root));
+        }
+        let (layer, inner) = stem.strip_prefix("blk.")?.split_once('.')?;
+        let (name, _) = self.in_block().into_iter().find(|(_, own)| *own == inner)?;
+        Some(format!("{}{}{layer}.{name}", self.root, self.blocks))
+    }
+
+    /// Names outside of the blocks, ours and GGUF's.
+    fn outer(self) -> [(&'static str, &'static str); 3] {
+        [
+            (self.embedding, "token_embd"),
+            (self.positions.unwrap_or_default(), "position_embd"),
+            (self.norm, "output_norm"),
+        ]
+    }
+
+    /// Names in a block, ours and GGUF's.
+    fn in_block(self) -> Vec<(&'static str, &'static str)> {
+        let mut names = vec![
+            (self.attn_norm, "attn_norm"),
+            (self.mlp_norm, "ffn_norm"),
+            (self.attn_norm_after, "post_attention_norm"),
+            (self.mlp_norm_after, "post_ffw_norm"),
+            (self.q_norm, "attn_q_norm"),
+            (self.k_norm, "attn_k_norm"),
+        ];
+        for site in Site::ALL {
+            let (name, fused) = (self.linear)(site);
+            let own = match (site, fused) {
+                (Site::Q | Site::K | Site::V, Fused::Stacked | Fused::ByHead) => "attn_qkv",
+                (Site::Q, _) => "attn_q",
+                (Site::K, _) => "attn_k",
+                (Site::V, _) => "attn_v",
+                (Site::O, _) => "attn_output",
+                // Gate and up in one are GGUF's up, and so is what stands for a gate where there is none.
+                (Site::Gate, Fused::No) if name != (self.linear)(Site::Up).0 => "ffn_gate",
+                (Site::Gate | Site::Up, _) => "ffn_up",
+                (Site::Down, _) => "ffn_down",
+            };
+            names.push((name, own));
+        }
+        names.retain(|(name, _)| !name.is_empty());
+        names
+    }
+
     /// Where a linear map's rows lie in its tensor.
     pub(crate) fn rows(&self, site: Site, shape: &Shape) -> Rows {
         let n = shape.linear(site)[1];
         let (q, kv) = (shape.linear(Site::Q)[1], shape.linear(Site::K)[1]);
-        match (self.linear)(site).1 {
+        let fused = match (self.linear)(site).1 {
+            Fused::ByHead if self.stacked => Fused::Stacked,
+            fused => fused,
+        };
+        match fused {
             Fused::No => Rows::all(n),
             Fused::Stacked => {
                 let (start, total) = match site {
@@ -147,5 +230,70 @@ impl Rows {
             .flat_map(|row| &data[self.source(row) * width..][..width])
             .copied()
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Architecture;
+
+    #[test]
+    fn names_map_to_gguf_and_back() {
+        for architecture in Architecture::ALL {
+            let names = architecture.names();
+            let outer = [names.embedding, names.norm].map(|name| format!("{}{name}", names.root));
+            let linear = Site::ALL.map(|site| format!("{}{}12.{}", names.root, names.blocks, (names.linear)(site).0));
+            for name in outer.into_iter().chain(linear).chain([names.unembedding.to_owned()]) {
+                // GPT-2 and GPT-NeoX have no gate: its name is another map's.
+                let own = names.to_gguf(&name).unwrap_or_else(|| panic!("{architecture}: {name}"));
+                assert_eq!(
+                    names.from_gguf(&own).as_deref(),
+                    Some(&name[..]),
+                    "{architecture}: {own}"
+                );
+            }
+            assert_eq!(names.to_gguf("rotary_emb.inv_freq"), None);
+        }
+        let names = Architecture::Llama.names();
+        assert_eq!(
+            names.to_gguf("model.layers.3.self_attn.q_proj").unwrap(),
+            "blk.3.attn_q"
+        );
+        let fused = Architecture::Phi3.names();
+        assert_eq!(
+            fused.to_gguf("model.layers.3.mlp.gate_up_proj").unwrap(),
+            "blk.3.ffn_up"
+        );
+    }
+
+    #[test]
+    fn fused_rows_are_found_by_head_and_one_after_another() {
+        let shape = Shape {
+            n_layers: 1,
+            d_model: 8,
+            n_heads: 4,
+            n_kv_heads: 2,
+            d_head: 2,
+            d_mlp: 6,
+            vocab: 8,
+            context: 8,
+            sites: realign_core::Sites::ALL,
+        };
+        let rows = |names: WeightNames, site, n| {
+            let rows = names.rows(site, &shape);
+            (0..n).map(|row| rows.source(row)).collect::<Vec<_>>()
+        };
+        let phi = Architecture::Phi3.names();
+        assert_eq!(rows(phi, Site::K, 4), [8, 9, 10, 11]);
+        assert_eq!(rows(phi, Site::V, 4), [12, 13, 14, 15]);
+        assert_eq!(rows(phi, Site::Up, 3), [6, 7, 8]);
+        let neox = Architecture::GptNeoX.names();
+        assert_eq!(rows(neox, Site::K, 4), [2, 3, 8, 9]);
+        assert_eq!(rows(neox.of_gguf(), Site::Q, 4), [0, 1, 2, 3]);
+        let picked = neox
+            .rows(Site::V, &shape)
+            .pick((0..48).map(|i| i as f32).collect(), 8, 2);
+        assert_eq!(picked[..6], [8.0, 9.0, 10.0, 11.0, 20.0, 21.0]);
     }
 }
