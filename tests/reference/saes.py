@@ -1,6 +1,8 @@
 """SAEs as SAELens, sparsify, dictionary_learning and Gemma Scope share them, with their activations and reconstructions.
 
-    python tests/reference/saes.py
+    python tests/reference/saes.py              writes the fixtures
+    python tests/reference/saes.py check DIR    opens SAEs that Realign wrote: DIR/saelens/NAME with SAELens, and
+                                                DIR/sparsify/NAME/layers.16 with sparsify
     (sae-lens 6.54.12, eai-sparsify 1.3.3, dictionary-learning 0.1.0, torch 2.9.0, numpy 2.4.6; the last two libraries
     with `pip install --no-deps`: the parts of them that train a language model are not needed)
 
@@ -158,5 +160,37 @@ def make():
     gemma_scope(40)
 
 
+@torch.no_grad()
+def check(folder):
+    def same(name, acts, out):
+        wanted = json.loads((OUT / name / "reference.json").read_text())
+        dense = torch.zeros(acts.shape)
+        for row, active in zip(dense, wanted["activations"]):
+            for latent, value in active:
+                row[latent] = value
+        for found, wanted in [(acts, dense), (out, torch.tensor(wanted["reconstructions"]))]:
+            torch.testing.assert_close(found, wanted, rtol=3e-5, atol=3e-5)
+        print(f"{name}: the same numbers")
+
+    def inputs_of(name):
+        return torch.tensor(json.loads((OUT / name / "reference.json").read_text())["inputs"])
+
+    for cfg in sorted((folder / "saelens").rglob("cfg.json")):
+        name = str(cfg.parent.relative_to(folder / "saelens"))
+        sae, x = SAE.load_from_disk(cfg.parent), inputs_of(name)
+        same(name, sae.encode(x), sae(x))
+    for cfg in sorted((folder / "sparsify").rglob("cfg.json")):
+        name = str(cfg.parent.parent.relative_to(folder / "sparsify"))
+        coder, x = SparseCoder.load_from_disk(cfg.parent), inputs_of(name)
+        values, indices, _ = coder.encode(x)
+        same(name, torch.zeros(len(x), coder.num_latents).scatter(1, indices, values), coder(x).sae_out)
+
+
 if __name__ == "__main__":
-    make()
+    match sys.argv[1:]:
+        case []:
+            make()
+        case ["check", folder]:
+            check(pathlib.Path(folder))
+        case _:
+            sys.exit(__doc__)

@@ -262,9 +262,12 @@ pub struct GenerateArgs {
     /// A PEFT adapter folder
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// A direction folder, as `diff` and `fix --by steer` write them
-    #[arg(long, value_name = "DIR")]
+    /// A direction to add: a folder of `diff`, a control-vector GGUF, torch's .pt, numpy's .npy or .npz, or safetensors
+    #[arg(long, value_name = "PATH")]
     pub direction: Option<PathBuf>,
+    /// The block behind which it is added: which one of a file of several, or where a lone vector belongs
+    #[arg(long, requires = "direction")]
+    pub layer: Option<usize>,
     /// Multiples of the direction to add
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub strength: f64,
@@ -397,11 +400,12 @@ pub struct DiffArgs {
     /// The block behind which the direction is taken; the autoencoder's or the middle one by default
     #[arg(long)]
     pub layer: Option<usize>,
-    /// A SAELens folder: rank its latents by how much they rise
-    #[arg(long, value_name = "DIR")]
+    /// A sparse autoencoder of SAELens, sparsify, dictionary_learning or Gemma Scope: rank its latents by how much they
+    /// rise
+    #[arg(long, value_name = "PATH")]
     pub sae: Option<PathBuf>,
-    /// Where to write the direction
-    #[arg(long, value_name = "DIR")]
+    /// Where to write the direction: a folder, or a control vector where the name ends in .gguf or .safetensors
+    #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
 }
 
@@ -413,9 +417,12 @@ pub struct SteerArgs {
     /// A PEFT adapter folder
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// A direction folder
-    #[arg(long, value_name = "DIR")]
+    /// A folder of `diff`, a control-vector GGUF, torch's .pt, numpy's .npy or .npz, or safetensors
+    #[arg(long, value_name = "PATH")]
     pub direction: PathBuf,
+    /// The block behind which it is added: which one of a file of several, or where a lone vector belongs
+    #[arg(long)]
+    pub layer: Option<usize>,
     /// Strengths, separated by commas
     #[arg(
         long,

@@ -138,11 +138,17 @@ fn transcoders_give_the_original_librarys_numbers_and_are_no_saes() {
     assert!(sae.contains("no transcoder"), "{sae}");
 }
 
+/// Where written SAEs go: `REALIGN_WRITTEN`, for `tests/reference/saes.py check`, or a folder that does not stay.
+fn written(temporary: &tempfile::TempDir) -> PathBuf {
+    std::env::var_os("REALIGN_WRITTEN").map_or_else(|| temporary.path().to_owned(), PathBuf::from)
+}
+
 #[test]
 fn what_is_written_for_saelens_gives_the_same_numbers_when_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
     for (name, activation, at) in SAES {
-        let (folder, sae) = (tempfile::tempdir().unwrap(), load(fixture(name)));
-        let saved = sae.save(folder.path().join("sae"));
+        let path = written(&folder).join("saelens").join(name);
+        let saved = load(fixture(name)).save(&path);
         if activation == "groupmax" {
             let error = saved.unwrap_err().to_string();
             assert!(
@@ -152,7 +158,7 @@ fn what_is_written_for_saelens_gives_the_same_numbers_when_it_is_read() {
             continue;
         }
         saved.unwrap();
-        let again = load(folder.path().join("sae"));
+        let again = load(&path);
         assert_eq!((again.activation.name(), again.at()), (activation, at), "{name}");
         same_numbers(name, &again);
     }
@@ -162,7 +168,7 @@ fn what_is_written_for_saelens_gives_the_same_numbers_when_it_is_read() {
 fn what_is_written_for_sparsify_gives_the_same_numbers_when_it_is_read() {
     let folder = tempfile::tempdir().unwrap();
     for (name, activation, at) in SAES {
-        let path = folder.path().join(name.replace('/', "_")).join("layers.16");
+        let path = written(&folder).join("sparsify").join(name).join("layers.16");
         let saved = load(fixture(name)).save_sparsify(&path);
         if !matches!(activation, "topk" | "groupmax") {
             let error = saved.unwrap_err().to_string();

@@ -1,9 +1,11 @@
 //! Control-vector files of llama.cpp and repeng.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use realign_arrays::{Array, safetensors};
 use realign_core::{HookPoint, Shape};
 use realign_run::{read_at_most, write_atomic};
 
@@ -69,7 +71,7 @@ impl ControlVector {
             .map(|direction| (direction.name.clone(), direction.to_vec()));
         let vectors: Vec<_> = vectors.collect();
         let width = vectors.first().map_or(0, |(_, numbers)| numbers.len());
-        check(path, &vectors, width, usize::MAX)?;
+        check(path, &vectors, width, 1..usize::MAX)?;
         let metadata = vec![
             (ARCHITECTURE.to_owned(), Value::String("controlvector".to_owned())),
             (HINT.to_owned(), Value::String(self.model_hint.clone())),
@@ -82,38 +84,77 @@ impl ControlVector {
         Ok(())
     }
 
+    /// Writes a safetensors file with the same tensors, `direction.{il}`, which may hold block 0 too, and the model hint
+    /// in its metadata.
+    ///
+    /// # Errors
+    /// Those of [`Self::save`].
+    pub fn save_safetensors(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let vectors: Vec<(String, Vec<f32>)> = self
+            .directions()
+            .into_iter()
+            .map(|direction| (direction.name.clone(), direction.to_vec()))
+            .collect();
+        let width = vectors.first().map_or(0, |(_, numbers)| numbers.len());
+        check(path, &vectors, width, 0..usize::MAX)?;
+        let arrays: Vec<(String, Array)> = vectors
+            .into_iter()
+            .map(|(name, numbers)| (name, Array::new(vec![width], numbers)))
+            .collect();
+        let notes = [("model_hint", self.model_hint.clone())];
+        write_atomic(
+            path,
+            &safetensors(arrays.iter().map(|(name, array)| (&name[..], array)), &notes),
+        )?;
+        Ok(())
+    }
+
     /// Reads a GGUF file for a model of this architecture and shape.
     ///
     /// # Errors
     /// [`Error::Run`] where the file cannot be read, [`Error::Format`] where it is damaged, [`Error::Field`] for
     /// another architecture or width, a block that the model does not have, a zero vector, numbers that are not finite.
     pub fn load(path: impl AsRef<Path>, model_hint: &str, shape: &Shape, device: &Device) -> Result<Self> {
-        let path = path.as_ref();
+        Self::load_for(path.as_ref(), Some(model_hint), shape, device)
+    }
+
+    /// Where the model's architecture is not known, any hint will do.
+    pub(crate) fn load_for(path: &Path, model_hint: Option<&str>, shape: &Shape, device: &Device) -> Result<Self> {
         let gguf = Gguf::parse(path, &read_at_most(path, LARGEST)?)?;
-        for (key, wanted) in [(ARCHITECTURE, "controlvector"), (HINT, model_hint)] {
-            match gguf.get(key) {
-                Some(Value::String(found)) if found == wanted => {}
-                found => return Err(Error::field(path, key, format!("{wanted:?}"), shown(found))),
+        let text = |key: &str, wanted: Option<&str>| match (gguf.get(key), wanted) {
+            (Some(Value::String(found)), None) => Ok(found.clone()),
+            (Some(Value::String(found)), Some(wanted)) if same_architecture(found, wanted) => Ok(found.clone()),
+            (found, wanted) => {
+                let expected = wanted.map_or_else(|| "a text".to_owned(), |wanted| format!("{wanted:?}"));
+                Err(Error::field(path, key, expected, shown(found)))
             }
-        }
+        };
+        text(ARCHITECTURE, Some("controlvector"))?;
+        let hint = text(HINT, model_hint)?;
         match gguf.get(LAYERS) {
             Some(Value::I32(0..) | Value::U32(_)) => {}
             found => return Err(Error::field(path, LAYERS, "a number of layers", shown(found))),
         }
-        let blocks = check(path, &gguf.vectors, shape.d_model, shape.n_layers)?;
+        let blocks = check(path, &gguf.vectors, shape.d_model, 1..shape.n_layers)?;
         let vectors = gguf.vectors.into_iter().map(|(_, numbers)| {
             let n = numbers.len();
             Tensor::from_data(TensorData::new(numbers, [n]), device)
         });
         Ok(Self {
-            model_hint: model_hint.to_owned(),
+            model_hint: model_hint.map_or(hint, str::to_owned),
             directions: blocks.into_iter().zip(vectors).collect(),
         })
     }
 }
 
 /// The block of each tensor `direction.{il}`.
-fn check(path: &Path, vectors: &[(String, Vec<f32>)], width: usize, n_layers: usize) -> Result<Vec<usize>> {
+pub(crate) fn check(
+    path: &Path,
+    vectors: &[(String, Vec<f32>)],
+    width: usize,
+    blocks: Range<usize>,
+) -> Result<Vec<usize>> {
     if vectors.is_empty() {
         return Err(Error::format(
             path,
@@ -124,12 +165,13 @@ fn check(path: &Path, vectors: &[(String, Vec<f32>)], width: usize, n_layers: us
         let index = name
             .strip_prefix("direction.")
             .and_then(|index| index.parse::<usize>().ok());
-        let index = index.filter(|il| (1..n_layers).contains(il) && *name == format!("direction.{il}"));
+        let index = index.filter(|il| blocks.contains(il) && *name == format!("direction.{il}"));
         let Some(index) = index else {
-            let expected = if n_layers == usize::MAX {
-                "`direction.{il}` with il at least 1".to_owned()
+            let Range { start, end } = blocks;
+            let expected = if end == usize::MAX {
+                format!("`direction.{{il}}` with il at least {start}")
             } else {
-                format!("`direction.{{il}}` with il from 1 to {}", n_layers.saturating_sub(1))
+                format!("`direction.{{il}}` with il from {start} to {}", end.saturating_sub(1))
             };
             return Err(Error::field(path, name, expected, name));
         };
@@ -145,6 +187,16 @@ fn check(path: &Path, vectors: &[(String, Vec<f32>)], width: usize, n_layers: us
         Ok(index)
     };
     vectors.iter().map(block).collect()
+}
+
+/// llama.cpp writes its own name of an architecture into a file, repeng Hugging Face's `model_type`.
+pub(crate) fn same_architecture(a: &str, b: &str) -> bool {
+    let name = |name: &str| match name.to_lowercase().replace(['_', '-'], "").as_str() {
+        "mistral" => "llama".to_owned(),
+        "gemma3text" => "gemma3".to_owned(),
+        other => other.to_owned(),
+    };
+    name(a) == name(b)
 }
 
 fn shown(value: Option<&Value>) -> String {

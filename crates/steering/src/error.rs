@@ -12,12 +12,41 @@ pub enum Error {
     /// A file could not be read, written, or read as JSON.
     #[error(transparent)]
     Run(#[from] realign_run::Error),
+    /// A file of arrays is damaged, or holds what is no array.
+    #[error(transparent)]
+    Arrays(#[from] realign_arrays::Error),
+    /// The operating system refused to read a file.
+    #[error("could not read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
     /// A file is not in its format.
     #[error("{}: {problem}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
+        problem: String,
+    },
+    /// A path at which there is no direction of a known format.
+    #[error("{}: no direction here: expected {expected}, found {found}", path.display())]
+    NoDirection {
+        /// The path.
+        path: PathBuf,
+        /// What was looked for.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// A file's directions do not include the one that is asked for, or it does not say which one is meant.
+    #[error("{}: {problem}", path.display())]
+    Choice {
+        /// The file.
+        path: PathBuf,
+        /// What it holds, and what is to be said.
         problem: String,
     },
     /// A field of a file does not fit.

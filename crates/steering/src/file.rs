@@ -4,19 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use realign_run::{read_at_most, read_json, tensor_header_problem, write_atomic, write_json};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use realign_arrays::{Array, Arrays, safetensors};
+use realign_run::{read_json, write_atomic, write_json};
 use serde::{Deserialize, Serialize};
 
 use crate::{Direction, Error, Result};
 
-const DESCRIPTION: &str = "direction.json";
-const TENSORS: &str = "direction.safetensors";
+pub(crate) const DESCRIPTION: &str = "direction.json";
+pub(crate) const TENSORS: &str = "direction.safetensors";
 const TENSOR: &str = "vector";
 const SCHEMA: u32 = 1;
-
-/// Some thousands of numbers.
-const LARGEST: u64 = 64 << 20;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,10 +38,8 @@ impl Direction {
             source,
         };
         fs::create_dir_all(dir).map_err(create)?;
-        let bytes: Vec<u8> = self.to_vec().iter().flat_map(|x| x.to_le_bytes()).collect();
-        let view = TensorView::new(Dtype::F32, vec![self.width()], &bytes).expect("four bytes for each number");
-        let file = safetensors::serialize([(TENSOR, view)], None).expect("one matching view");
-        write_atomic(dir.join(TENSORS), &file)?;
+        let array = Array::new(vec![self.width()], self.to_vec());
+        write_atomic(dir.join(TENSORS), &safetensors([(TENSOR, &array)], &[]))?;
         let description = Description {
             schema: SCHEMA,
             name: self.name.clone(),
@@ -71,24 +66,9 @@ impl Direction {
         let at = at.map_err(|_| Error::field(&path, "hook_name", "a hook point's name", &description.hook_name))?;
 
         let path = dir.as_ref().join(TENSORS);
-        let bytes = read_at_most(&path, LARGEST)?;
-        if let Some(problem) = tensor_header_problem(&bytes) {
-            return Err(Error::field(
-                &path,
-                "header",
-                "one that is short and names each tensor once",
-                problem,
-            ));
-        }
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::format(&path, error.to_string()))?;
-        let view = file
-            .tensor(TENSOR)
-            .map_err(|_| Error::field(&path, TENSOR, "a tensor", "nothing"))?;
-        if view.dtype() != Dtype::F32 || view.shape() != [description.d] {
-            let found = format!("{:?} {:?}", view.dtype(), view.shape());
-            return Err(Error::field(&path, TENSOR, format!("F32 [{}]", description.d), found));
-        }
-        let numbers = finite_f32s(&path, TENSOR, view.data())?;
+        let mut arrays = Arrays::read(&path)?;
+        let numbers = arrays.take(TENSOR, &[description.d])?;
+        arrays.finish()?;
         let vector = Tensor::from_data(TensorData::new(numbers, [description.d]), device);
         Ok(Self {
             at,

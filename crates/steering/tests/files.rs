@@ -252,13 +252,16 @@ fn a_damaged_direction_folder_is_refused_by_name() {
     let hook = message("direction.json", "blocks.1.", "block.1.");
     assert!(hook.contains("`hook_name`"), "{hook}");
     let width = message("direction.json", "\"d\": 3", "\"d\": 4");
-    assert!(width.contains("expected F32 [4], found F32 [3]"), "{width}");
+    assert!(width.contains("`vector`: expected shape [4], found [3]"), "{width}");
     let schema = message("direction.json", "\"schema\": 1", "\"schema\": 2");
     assert!(schema.contains("`schema`"), "{schema}");
     let field = message("direction.json", "\"norm\"", "\"norn\"");
     assert!(field.contains("norn"), "{field}");
     let tensor = message("direction.safetensors", "vector", "wector");
-    assert!(tensor.contains("`vector`: expected a tensor"), "{tensor}");
+    assert!(
+        tensor.contains("`vector`: expected shape [3], found only wector"),
+        "{tensor}"
+    );
 }
 
 fn replace_text(bytes: &[u8], was: &str, now: &str) -> Vec<u8> {

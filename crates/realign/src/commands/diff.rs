@@ -10,6 +10,7 @@ use super::Context;
 use crate::args::DiffArgs;
 use crate::chat_model::ChatModel;
 use crate::error::{Failure, Result};
+use crate::resolve;
 use crate::stages::corpus::{Tree, answer_tokens, batches};
 
 #[derive(Serialize)]
@@ -44,11 +45,17 @@ pub fn run(context: &Context, args: DiffArgs) -> Result<()> {
     let sae = args
         .sae
         .as_ref()
-        .map(|folder| Sae::load(folder, &context.device))
+        .map(|path| Sae::load(path, &context.device))
         .transpose()?;
     let of_sae = match sae.as_ref().map(|sae| (sae.at(), &sae.metadata.hook_name)) {
         None => None,
         Some((Some(HookPoint::ResidPost(layer)), _)) => Some(layer),
+        // Gemma Scope's files say it by where they lie, if at all.
+        Some((None, None)) if args.layer.is_some() => args.layer,
+        Some((None, None)) => {
+            let message = "--sae does not say which activation it reads";
+            return Err(Failure::usage(message).hint("--layer N, the 0-based block whose output it reads"));
+        }
         Some((_, name)) => {
             let name = name.as_deref().unwrap_or("nothing");
             let message = format!("--sae reads {name}; expected a block's output, blocks.N.hook_resid_post");
@@ -77,7 +84,7 @@ pub fn run(context: &Context, args: DiffArgs) -> Result<()> {
     };
     let all: Vec<Direction> = differences.into_iter().map(direction).collect();
     let chosen = all[layer].clone();
-    chosen.save(&args.out)?;
+    resolve::save_direction(&chosen, &args.out, context.architecture(&args.base)?)?;
     let words = |tokens: &[(u32, f32)]| {
         let tokens = tokens.iter();
         tokens.map(|(id, _)| base.tokenizer.token_text(*id)).collect::<Vec<_>>()

@@ -4,12 +4,13 @@ use std::io::Write;
 
 use realign_core::Hook;
 use realign_model::GenerateConfig;
-use realign_steering::{Direction, Steer};
+use realign_steering::{Steer, SteerEach};
 use serde::Serialize;
 
 use super::{Context, out};
 use crate::args::GenerateArgs;
 use crate::error::Result;
+use crate::resolve;
 
 #[derive(Serialize)]
 struct Answers {
@@ -22,7 +23,12 @@ struct Answers {
 pub fn run(context: &Context, args: GenerateArgs) -> Result<()> {
     let chat = context.adapted(&args.base.model, args.adapter.as_deref())?;
     let mut hook: Box<dyn Hook> = match &args.direction {
-        Some(folder) => Box::new(Steer::new(Direction::load(folder, &context.device)?, args.strength)),
+        Some(path) => {
+            let architecture = context.architecture(&args.base.model)?;
+            let found = resolve::directions(path, args.layer, &chat, architecture.as_deref(), &context.device)?;
+            let each = found.into_iter().map(|direction| Steer::new(direction, args.strength));
+            Box::new(SteerEach(each.collect()))
+        }
         None => Box::new(()),
     };
     let mut config = GenerateConfig::new(args.max_tokens)

@@ -119,6 +119,11 @@ impl Context {
         }
     }
 
+    /// What the file of a model that [`Context::model`] takes calls its architecture.
+    pub fn architecture(&self, spec: &str) -> Result<Option<String>> {
+        resolve::architecture(&resolve::model(spec, self.show)?, self.access())
+    }
+
     /// A tuned model: an adapter folder, or whatever [`Context::model`] takes.
     pub fn tuned(&self, base: &ChatModel, spec: &str) -> Result<ChatModel> {
         let path = Path::new(spec);
