@@ -32,7 +32,7 @@ impl Sae {
         if let Some(problem) = tensor_header_problem(&bytes) {
             return Err(Error::Malformed {
                 path,
-                what: format!("header: {problem}"),
+                what: format!("not a safetensors file: {problem}"),
             });
         }
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| Error::Malformed {
