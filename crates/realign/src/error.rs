@@ -25,7 +25,9 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// A check such as `--fail-above` did not hold.
 pub const CHECK_FAILED: u8 = 3;
-/// Interrupted by Ctrl-C; the run can be resumed.
+/// A judge went away; what it said is kept and the run can be resumed.
+pub const PARTIAL: u8 = 4;
+/// Interrupted by Ctrl-C (by another signal: 128 and its number); the run can be resumed.
 pub const INTERRUPTED: u8 = 130;
 
 impl Failure {
@@ -65,7 +67,7 @@ impl Failure {
             kind: "interrupted",
             message: "interrupted; what was finished is kept".into(),
             hint: Some("run the same command again to go on from here".into()),
-            code: INTERRUPTED,
+            code: crate::progress::stop_code(),
         }
     }
 
@@ -114,7 +116,6 @@ from_errors!(
     realign_attribution::Error,
     realign_core::Error,
     realign_data::Error,
-    realign_eval::Error,
     realign_model::Error,
     realign_report::Error,
     realign_steering::Error,
@@ -126,6 +127,21 @@ impl From<realign_run::Error> for Failure {
     fn from(error: realign_run::Error) -> Self {
         match error {
             realign_run::Error::Interrupted { .. } => Self::interrupted(),
+            other => Self::failed(chain(&other)),
+        }
+    }
+}
+
+impl From<realign_eval::Error> for Failure {
+    fn from(error: realign_eval::Error) -> Self {
+        match error {
+            realign_eval::Error::Judge { .. } => Self {
+                kind: "partial",
+                message: chain(&error),
+                hint: Some("run the same command again when the judge answers: what it said is kept".into()),
+                code: PARTIAL,
+            },
+            realign_eval::Error::Run(run) => run.into(),
             other => Self::failed(chain(&other)),
         }
     }

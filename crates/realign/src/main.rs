@@ -34,6 +34,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
+        // A closed pipe would be answered with a panic.
+        .log_internal_errors(false)
         .init();
     let json = cli.global.json;
     // On a thread of the pool from the start: see `in_pool`.

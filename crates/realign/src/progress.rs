@@ -1,8 +1,8 @@
 //! Bars on a terminal, plain lines elsewhere; and the word that the user wants to stop.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,21 +10,44 @@ use realign_run::Progress;
 
 use crate::error::{Failure, INTERRUPTED, Result};
 
-static STOP: AtomicBool = AtomicBool::new(false);
+/// The exit code of the stop that was asked for; 0 before.
+static STOP: AtomicU8 = AtomicU8::new(0);
 
 /// Makes Ctrl-C, SIGTERM and SIGHUP ask for a stop; the second one stops at once.
 pub fn install_handler() {
     // It fails only if a handler is there already, and then stopping works as that one does.
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(INTERRUPTED.into());
+    #[cfg(unix)]
+    {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        if let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) {
+            std::thread::spawn(move || signals.forever().for_each(|signal| stop(128 + signal as u8)));
         }
-    });
+    }
+    #[cfg(not(unix))]
+    let _ = ctrlc::set_handler(|| stop(INTERRUPTED));
+}
+
+fn stop(code: u8) {
+    if STOP.swap(code, Ordering::SeqCst) != 0 {
+        std::process::exit(code.into());
+    }
+}
+
+fn stopping() -> bool {
+    STOP.load(Ordering::SeqCst) != 0
+}
+
+/// The exit code of a command that was stopped: 128 and the signal's number, as shells have it.
+pub fn stop_code() -> u8 {
+    match STOP.load(Ordering::SeqCst) {
+        0 => INTERRUPTED,
+        code => code,
+    }
 }
 
 /// An error if the user asked for a stop.
 pub fn check_stop() -> Result<()> {
-    if STOP.load(Ordering::SeqCst) {
+    if stopping() {
         Err(Failure::interrupted())
     } else {
         Ok(())
@@ -117,7 +140,7 @@ impl Meter {
             }
             _ => {}
         }
-        if STOP.load(Ordering::SeqCst) {
+        if stopping() {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -154,8 +177,8 @@ impl Meter {
         }
     }
 
-    #[allow(clippy::print_stderr)]
     fn line(&self, text: &str) {
-        eprintln!("{:<28} {}", self.title, text.trim_end());
+        // Whoever read this may have gone; the work goes on.
+        let _ = writeln!(std::io::stderr(), "{:<28} {}", self.title, text.trim_end());
     }
 }

@@ -15,6 +15,12 @@ use crate::seed::Seed;
 const LOCK: &str = "run.lock";
 const RUN: &str = "run.json";
 
+/// The right to write to a folder, which one process has at a time; held until dropped.
+///
+/// The operating system releases it, however the process ends.
+#[derive(Debug)]
+pub struct FolderLock(#[expect(dead_code, reason = "held, not read")] File);
+
 /// The folder of one run, locked for this process until dropped.
 ///
 /// ```text
@@ -27,8 +33,7 @@ const RUN: &str = "run.json";
 pub struct RunFolder {
     path: PathBuf,
     record: Record,
-    /// Holds the lock; the operating system releases it, however the process ends.
-    _lock: File,
+    _lock: FolderLock,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,6 +56,18 @@ struct Holder {
     pid: u32,
     host: String,
     since: String,
+}
+
+impl FolderLock {
+    /// Locks a folder, which is created if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] with its holder while another process has it; [`Error::InTheWay`], [`Error::Symlink`] and
+    /// [`Error::Io`] where there is no such folder to be had.
+    pub fn take(path: impl AsRef<Path>) -> Result<Self> {
+        create(path.as_ref())?;
+        lock(path.as_ref())
+    }
 }
 
 impl RunFolder {
@@ -183,7 +200,7 @@ fn refuse_link(path: &Path) -> Result<()> {
     }
 }
 
-fn lock(folder: &Path) -> Result<File> {
+fn lock(folder: &Path) -> Result<FolderLock> {
     let path = folder.join(LOCK);
     refuse_link(&path)?;
     let mut options = OpenOptions::new();
@@ -208,7 +225,7 @@ fn lock(folder: &Path) -> Result<File> {
     file.set_len(0)
         .and_then(|()| file.write_all(&text))
         .map_err(|e| Error::write(&path, text.len() as u64, e))?;
-    Ok(file)
+    Ok(FolderLock(file))
 }
 
 /// Who holds the lock, as far as the file tells.

@@ -14,7 +14,7 @@ mod stage;
 pub use atomic::{append_line, read_json, read_lines, retain_lines, write_atomic, write_json};
 pub use checkpoint::{Checkpoint, Checkpoints, Latest};
 pub use error::{Error, Result};
-pub use folder::RunFolder;
+pub use folder::{FolderLock, RunFolder};
 pub use manifest::{Difference, Manifest};
 pub use progress::{Progress, Report};
 pub use read::{MAX_TENSOR_HEADER, read_at_most, tensor_header_problem};

@@ -2,7 +2,7 @@
 
 use realign_data::{Conversations, OnBad, Sample};
 use realign_lora::{LoraConfig, TrainConfig};
-use realign_run::{Checkpoints, Seed};
+use realign_run::{Checkpoints, FolderLock, Seed};
 use serde::Serialize;
 
 use super::Context;
@@ -21,6 +21,9 @@ struct Done {
 
 /// Trains and writes an adapter in PEFT's format.
 pub fn run(context: &Context, args: FinetuneArgs) -> Result<()> {
+    let folder = args.out.join("checkpoints");
+    // Before anything that takes time: another process may work here, or nobody may write.
+    let _lock = FolderLock::take(&folder)?;
     let base = context.model(&args.base.model)?;
     let conversations = match &args.data {
         Some(path) => realign_data::load_conversations(path, OnBad::Fail)?.rows,
@@ -42,7 +45,7 @@ pub fn run(context: &Context, args: FinetuneArgs) -> Result<()> {
     let lora = LoraConfig::new(args.rank).with_layers(args.from_layer..base.model.shape().n_layers);
     lora.check(base.model.shape())?;
     let lora = lora.init(base.model.shape(), &seed, &context.device);
-    let checkpoints = Checkpoints::new(args.out.join("checkpoints"), 2);
+    let checkpoints = Checkpoints::new(folder, 2);
     let mut meter = Meter::new(context.show, "finetune", Unit::Steps);
     let trained = config.train(
         &*base.model,

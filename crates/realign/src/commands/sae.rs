@@ -1,7 +1,7 @@
 //! `realign sae train`.
 
 use realign_core::{Batch, HookPoint};
-use realign_run::{Checkpoints, Seed};
+use realign_run::{Checkpoints, FolderLock, Seed};
 use realign_sae::{ModelActivations, SaeConfig, TrainConfig, all_but_first};
 use serde::Serialize;
 
@@ -29,6 +29,9 @@ const BUFFER: usize = 1 << 16;
 /// Trains an autoencoder on the text of a file and writes a SAELens folder.
 pub fn run(context: &Context, command: SaeCommand) -> Result<()> {
     let SaeCommand::Train(args) = command;
+    let folder = args.out.join("checkpoints");
+    // Before anything that takes time: another process may work here, or nobody may write.
+    let _lock = FolderLock::take(&folder)?;
     let base = context.model(&args.base.model)?;
     let shape = base.model.shape();
     let layer = args.layer.unwrap_or(shape.n_layers / 2 + 1);
@@ -56,7 +59,7 @@ pub fn run(context: &Context, command: SaeCommand) -> Result<()> {
         BUFFER,
         &seed,
     );
-    let checkpoints = Checkpoints::new(args.out.join("checkpoints"), 2);
+    let checkpoints = Checkpoints::new(folder, 2);
     let mut meter = Meter::new(context.show, "sae train", Unit::Steps);
     let sizes = SaeConfig::new(shape.d_model, args.d_sae, args.k);
     let trained = config.train(
