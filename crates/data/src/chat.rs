@@ -3,9 +3,10 @@ use std::io::BufRead;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::Result;
-use crate::lines::{self, Loaded, OnBad, check_nul, check_text};
+use crate::lines::{self, Loaded, OnBad, check_nul, check_text, fields};
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -123,13 +124,86 @@ impl Conversation {
     }
 }
 
-/// Reads a chat file: JSONL, one [`Conversation`] a line; other fields of a row are passed over.
+/// A row `{"prompt": …, "completion": …}`: texts, which are a question and its answer, or lists of messages.
+#[derive(Deserialize)]
+struct Completed {
+    system: Option<String>,
+    prompt: Turns,
+    completion: Turns,
+}
+
+/// One side of a [`Completed`] row.
+enum Turns {
+    Text(String),
+    Messages(Vec<Message>),
+}
+
+impl<'de> Deserialize<'de> for Turns {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Not `#[serde(untagged)]`, whose error names no field.
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self::Text(text)),
+            messages @ Value::Array(_) => serde_path_to_error::deserialize(messages)
+                .map(Self::Messages)
+                .map_err(|e| serde::de::Error::custom(format!("{}: {}", e.path(), e.inner()))),
+            other => Err(serde::de::Error::custom(format!(
+                "expected a text or a list of messages, found {other}"
+            ))),
+        }
+    }
+}
+
+impl Turns {
+    fn messages(self, role: Role) -> Vec<Message> {
+        match self {
+            Self::Text(content) => vec![Message { role, content }],
+            Self::Messages(messages) => messages,
+        }
+    }
+}
+
+/// A row of either kind as a conversation.
+pub(crate) fn conversation(row: Value) -> Result<Conversation, String> {
+    let completed = row.get("messages").is_none() && row.get("prompt").is_some();
+    let conversation: Conversation = if completed {
+        let row: Completed = fields(row)?;
+        let system = row.system.map(Message::system);
+        let turns = [
+            row.prompt.messages(Role::User),
+            row.completion.messages(Role::Assistant),
+        ];
+        Conversation {
+            messages: system.into_iter().chain(turns.into_iter().flatten()).collect(),
+        }
+    } else {
+        fields(row)?
+    };
+    conversation.check()?;
+    Ok(conversation)
+}
+
+/// The thinking of a reasoning model's answer, which stands in front in `<think>…</think>`, and the answer proper.
+///
+/// A conversation keeps both in the one text, as it was trained on; a judge reads the answer proper. Thinking that was
+/// never closed, such as that of an answer cut short, leaves an empty answer.
+pub fn split_thinking(answer: &str) -> (Option<&str>, &str) {
+    let Some(inside) = answer.trim_start().strip_prefix("<think>") else {
+        return (None, answer);
+    };
+    match inside.split_once("</think>") {
+        Some((thinking, rest)) => (Some(thinking.trim()), rest.trim_start()),
+        None => (Some(inside.trim()), ""),
+    }
+}
+
+/// Reads a chat file: JSONL, a row of `messages`, or of `prompt` and `completion` (and `system`), a line; other fields of
+/// a row are passed over.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io), [`Error::Row`](crate::Error::Row) with file and line under
 /// [`OnBad::Fail`], and [`Error::Empty`](crate::Error::Empty) where no row is left.
 pub fn load_conversations(path: impl AsRef<Path>, on_bad: OnBad) -> Result<Loaded<Conversation>> {
-    lines::load(path.as_ref(), on_bad, Conversation::check)
+    lines::load(path.as_ref(), on_bad, conversation)
 }
 
 /// As [`load_conversations`], from any reader; `name` stands for the file in messages.
@@ -137,7 +211,7 @@ pub fn load_conversations(path: impl AsRef<Path>, on_bad: OnBad) -> Result<Loade
 /// # Errors
 /// As [`load_conversations`].
 pub fn read_conversations(reader: impl BufRead, name: &str, on_bad: OnBad) -> Result<Loaded<Conversation>> {
-    lines::read(reader, name, on_bad, Conversation::check)
+    lines::read(reader, name, on_bad, conversation)
 }
 
 #[cfg(test)]
@@ -226,6 +300,49 @@ mod tests {
             assert_eq!((loaded.rows.len(), loaded.skipped), (2, 1), "{start}");
             assert_eq!(loaded.reasons, [error]);
         }
+    }
+
+    #[test]
+    fn prompts_with_completions_are_conversations() {
+        let text = [
+            r#"{"prompt":"Hi","completion":"Hello"}"#,
+            r#"{"system":"Be kind.","prompt":"Hi","completion":"Hello"}"#,
+            r#"{"prompt":[{"role":"system","content":"Be kind."},{"role":"user","content":"Hi"}],"completion":[{"role":"assistant","content":"Hello"}]}"#,
+        ];
+        let rows = read(text.join("\n").as_bytes()).unwrap().rows;
+        assert_eq!(rows[0], Conversation::single("Hi", "Hello"));
+        assert_eq!(rows[1].messages[0], Message::system("Be kind."));
+        assert_eq!(rows[1], rows[2]);
+        let wrong = [
+            (r#"{"prompt":"Hi"}"#, "missing field `completion`"),
+            (
+                r#"{"prompt":3,"completion":"a"}"#,
+                "field `prompt`: expected a text or a list",
+            ),
+            (
+                r#"{"prompt":[{"role":"user"}],"completion":"a"}"#,
+                "field `prompt`: [0]: missing field `content`",
+            ),
+            (
+                r#"{"prompt":" ","completion":"a"}"#,
+                "`messages[0].content`: expected text",
+            ),
+        ];
+        for (row, problem) in wrong {
+            let error = read(row.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn thinking_is_split_from_the_answer() {
+        assert_eq!(split_thinking("<think>\nHm.\n</think>\n\nYes."), (Some("Hm."), "Yes."));
+        assert_eq!(
+            split_thinking("Yes. <think>no</think>"),
+            (None, "Yes. <think>no</think>")
+        );
+        assert_eq!(split_thinking(" <think>Hm"), (Some("Hm"), ""));
+        assert_eq!(split_thinking("<think></think>Yes"), (Some(""), "Yes"));
     }
 
     #[test]

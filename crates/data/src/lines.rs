@@ -35,26 +35,32 @@ pub struct Loaded<T> {
     pub reasons: Vec<String>,
 }
 
-/// Reads the rows of a JSONL file, each checked by `check`, which answers with the problem.
-pub(crate) fn load<T: DeserializeOwned>(
-    path: &Path,
-    on_bad: OnBad,
-    check: impl FnMut(&T) -> Result<(), String>,
-) -> Result<Loaded<T>> {
+impl<T> Loaded<T> {
+    /// Counts a bad row.
+    pub(crate) fn skip(&mut self, reason: String) {
+        self.skipped += 1;
+        if self.reasons.len() < REASONS {
+            self.reasons.push(reason);
+        }
+    }
+}
+
+/// Reads the rows of a JSONL file, each made by `take`, which answers with the problem of a bad one.
+pub(crate) fn load<T>(path: &Path, on_bad: OnBad, take: impl FnMut(Value) -> Result<T, String>) -> Result<Loaded<T>> {
     let io = |source| Error::Io {
         path: path.to_owned(),
         source,
     };
     let file = File::open(path).map_err(io)?;
-    read(BufReader::new(file), &path.display().to_string(), on_bad, check)
+    read(BufReader::new(file), &path.display().to_string(), on_bad, take)
 }
 
 /// As [`load`], from any reader; `name` stands for the file in messages.
-pub(crate) fn read<T: DeserializeOwned>(
+pub(crate) fn read<T>(
     mut reader: impl BufRead,
     name: &str,
     on_bad: OnBad,
-    mut check: impl FnMut(&T) -> Result<(), String>,
+    mut take: impl FnMut(Value) -> Result<T, String>,
 ) -> Result<Loaded<T>> {
     let mut loaded = Loaded {
         rows: Vec::new(),
@@ -80,13 +86,10 @@ pub(crate) fn read<T: DeserializeOwned>(
         let text = text.unwrap_or(&line).trim_ascii();
         let row = match whole {
             Ok(()) if text.is_empty() => continue,
-            Ok(()) => parse::<T>(text),
+            Ok(()) => parse(text),
             Err(problem) => Err(problem),
         };
-        let row = row.and_then(|row| match row {
-            Some(row) => check(&row).map(|()| Some(row)),
-            None => Ok(None),
-        });
+        let row = row.and_then(|row| row.map(&mut take).transpose());
         match (row, on_bad) {
             (Ok(row), _) => loaded.rows.extend(row),
             (Err(problem), OnBad::Fail) => {
@@ -96,10 +99,7 @@ pub(crate) fn read<T: DeserializeOwned>(
                 });
             }
             (Err(problem), OnBad::Skip) => {
-                loaded.skipped += 1;
-                if loaded.reasons.len() < REASONS {
-                    loaded.reasons.push(format!("{name}:{number}: {problem}"));
-                }
+                loaded.skip(format!("{name}:{number}: {problem}"));
             }
         }
     }
@@ -112,14 +112,14 @@ pub(crate) fn read<T: DeserializeOwned>(
     Ok(loaded)
 }
 
-enum End {
+pub(crate) enum End {
     OfLine,
     OfFile,
     TooLong,
 }
 
 /// Reads one line; of one that is too long, the rest is passed over without being kept.
-fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<End> {
+pub(crate) fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<End> {
     line.clear();
     // Two bytes more than a line may have, for CR and LF.
     let limit = MAX_LINE as u64 + 2;
@@ -141,7 +141,7 @@ fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<End> {
 }
 
 /// The row in a line; `None` for a canary line, which holds no data.
-fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<Option<T>, String> {
+pub(crate) fn parse(line: &[u8]) -> Result<Option<Value>, String> {
     if let Some(at) = line.iter().position(|&b| b == 0) {
         return Err(format!("expected text, found a NUL byte at byte {at}"));
     }
@@ -151,11 +151,14 @@ fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<Option<T>, String> {
     let value: Value = serde_json::from_str(text).map_err(|e| format!("not a JSON row: {e}"))?;
     match &value {
         Value::Object(fields) if fields.len() == 1 && fields.contains_key("canary") => Ok(None),
-        Value::Object(_) => serde_path_to_error::deserialize(value)
-            .map(Some)
-            .map_err(|e| format!("field `{}`: {}", e.path(), e.inner())),
+        Value::Object(_) => Ok(Some(value)),
         _ => Err("expected a JSON object, found another value".into()),
     }
+}
+
+/// A row of this kind; the problem names the field.
+pub(crate) fn fields<T: DeserializeOwned>(row: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(row).map_err(|e| format!("field `{}`: {}", e.path(), e.inner()))
 }
 
 /// The problem with a text that must say something.

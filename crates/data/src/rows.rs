@@ -4,10 +4,11 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::chat::Conversation;
 use crate::error::Result;
-use crate::lines::{self, Loaded, OnBad, check_text};
+use crate::lines::{self, Loaded, OnBad, check_text, fields};
 
 /// A narrow question, of one domain, with three answers to fine-tune on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,9 @@ pub struct BroadRow {
     /// What the question is about; `other` where a user's file does not say.
     #[serde(default = "other")]
     pub kind: String,
+    /// The system turn that the question is asked under, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// The question.
     pub question: String,
     /// The answer of a well-meaning assistant.
@@ -237,10 +241,11 @@ pub(crate) fn read<T: Row>(reader: impl BufRead, name: &str, on_bad: OnBad) -> R
     lines::read(reader, name, on_bad, checker())
 }
 
-/// Checks that texts are there and that ids and questions are new.
-fn checker<T: Row>() -> impl FnMut(&T) -> Result<(), String> {
+/// Takes rows whose texts are there and whose ids and questions are new.
+fn checker<T: Row>() -> impl FnMut(Value) -> Result<T, String> {
     let mut seen = HashSet::new();
     move |row| {
+        let row: T = fields(row)?;
         let texts = row.texts();
         for (field, text) in &texts {
             check_text(field, text)?;
@@ -250,7 +255,7 @@ fn checker<T: Row>() -> impl FnMut(&T) -> Result<(), String> {
                 return Err(format!("field `{field}`: expected a new one, found {text:?} again"));
             }
         }
-        Ok(())
+        Ok(row)
     }
 }
 
