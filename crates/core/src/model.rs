@@ -46,12 +46,28 @@ impl Shape {
 pub enum Weight {
     /// Token embeddings `[vocab, d_model]`.
     Embedding,
+    /// Learned positions `[context, d_model]`.
+    Positions,
     /// A linear map `[d_in, d_out]` of a block.
     Linear {
         /// The block.
         layer: usize,
         /// The linear map in it.
         site: Site,
+    },
+    /// What a linear map adds, `[1, d_out]`.
+    Bias {
+        /// The block.
+        layer: usize,
+        /// The linear map in it.
+        site: Site,
+    },
+    /// The map `[d_in, d_out]` by which an expert writes to the stream.
+    ExpertDown {
+        /// The block.
+        layer: usize,
+        /// Which of its experts.
+        expert: usize,
     },
     /// The unembedding `[vocab, d_model]`.
     Unembedding,
@@ -97,6 +113,23 @@ pub trait LanguageModel: Send + Sync {
 
     /// The weight `[d_in, d_out]` of a linear map, one of the shape's sites.
     fn linear_weight(&self, layer: usize, site: Site) -> Tensor<2>;
+
+    /// A weight as [`LanguageModel::edited`] hands it out; none where the model has no such weight.
+    fn weight(&self, weight: Weight) -> Option<Tensor<2>> {
+        match weight {
+            Weight::Linear { layer, site } if self.shape().sites.contains(site) => {
+                Some(self.linear_weight(layer, site))
+            }
+            Weight::Unembedding => Some(self.unembedding()),
+            _ => None,
+        }
+    }
+
+    /// The weight `[d_model]` of the norm between a map that writes to the stream (O, Down) and the stream; none where
+    /// there is no norm.
+    fn norm_behind(&self, _layer: usize, _site: Site) -> Option<Tensor<1>> {
+        None
+    }
 
     /// A copy of the model with some of its weights replaced; the others are shared, not copied.
     ///

@@ -85,6 +85,14 @@ impl<M: LanguageModel + ?Sized> LanguageModel for Replay<'_, M> {
         self.model.linear_weight(layer, site)
     }
 
+    fn weight(&self, weight: Weight) -> Option<Tensor<2>> {
+        self.model.weight(weight)
+    }
+
+    fn norm_behind(&self, layer: usize, site: Site) -> Option<Tensor<1>> {
+        self.model.norm_behind(layer, site)
+    }
+
     fn edited(&self, edit: &mut dyn FnMut(Weight, Tensor<2>) -> Tensor<2>) -> Box<dyn LanguageModel> {
         self.model.edited(edit)
     }

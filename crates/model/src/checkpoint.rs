@@ -97,7 +97,7 @@ impl Checkpoint {
         let mut names: Vec<String> = match &self.source {
             Source::Gguf { gguf, config } => {
                 let names = config.architecture.names();
-                let hf_name = |name: &str| renamed(name, |stem| names.from_gguf(stem));
+                let hf_name = |name: &str| renamed(name, |stem| names.to_hf(stem));
                 gguf.tensors()
                     .map(|(name, _)| hf_name(name).unwrap_or_else(|| name.into()))
                     .collect()

@@ -454,16 +454,48 @@ impl LanguageModel for Decoder {
         self.map(layer, site).weight.dense()
     }
 
+    fn weight(&self, weight: Weight) -> Option<Tensor<2>> {
+        let map = |layer: usize, site: Site| self.blocks[layer].linear[site as usize].as_ref();
+        match weight {
+            Weight::Embedding => Some(self.embedding.dense().transpose()),
+            Weight::Positions => self.positions.clone(),
+            Weight::Linear { layer, site } => Some(map(layer, site)?.weight.dense()),
+            Weight::Bias { layer, site } => map(layer, site)?.bias.clone(),
+            Weight::ExpertDown { layer, expert } => {
+                let experts = self.blocks[layer].experts.as_ref()?;
+                Some(experts.down.get(expert)?.dense())
+            }
+            Weight::Unembedding => Some(self.unembedding()),
+        }
+    }
+
+    fn norm_behind(&self, layer: usize, site: Site) -> Option<Tensor<1>> {
+        let block = &self.blocks[layer];
+        let norm = match site {
+            Site::O => &block.attn_norm_after,
+            Site::Down => &block.mlp_norm_after,
+            _ => &None,
+        };
+        norm.as_ref().map(|norm| norm.weight.clone())
+    }
+
     fn edited(&self, edit: &mut dyn FnMut(Weight, Tensor<2>) -> Tensor<2>) -> Box<dyn LanguageModel> {
         let mut model = self.clone();
         model.embedding = edit(Weight::Embedding, model.embedding.dense().transpose())
             .transpose()
             .into();
+        model.positions = model.positions.map(|positions| edit(Weight::Positions, positions));
         for (layer, block) in model.blocks.iter_mut().enumerate() {
             for site in Site::ALL {
-                if let Some(Linear { weight, .. }) = &mut block.linear[site as usize] {
-                    *weight = edit(Weight::Linear { layer, site }, weight.dense()).into();
-                }
+                let Some(Linear { weight, bias }) = &mut block.linear[site as usize] else {
+                    continue;
+                };
+                *weight = edit(Weight::Linear { layer, site }, weight.dense()).into();
+                *bias = bias.take().map(|bias| edit(Weight::Bias { layer, site }, bias));
+            }
+            let experts = block.experts.iter_mut().flat_map(|experts| &mut experts.down);
+            for (expert, down) in experts.enumerate() {
+                *down = edit(Weight::ExpertDown { layer, expert }, down.dense()).into();
             }
         }
         let unembedding = edit(Weight::Unembedding, self.unembedding()).transpose();

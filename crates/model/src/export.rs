@@ -4,13 +4,13 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use realign_core::{LanguageModel, Site};
+use realign_core::{LanguageModel, Weight};
 use safetensors::tensor::{Dtype, View};
 use serde_json::json;
 
 use crate::files::read_small;
 use crate::weight_names::Rows;
-use crate::{Access, Architecture, Checkpoint, DecoderConfig, Error, Gguf, Result, Tokenizer};
+use crate::{Access, Architecture, Checkpoint, DecoderConfig, Error, Gguf, Result, RopeScaling, Tokenizer};
 
 /// What a folder has beside its weights, and how large each may be.
 const BESIDE: [&str; 6] = [
@@ -26,7 +26,7 @@ const MAX_BYTES: u64 = 64 << 20;
 /// Writes `model` as a folder that transformers and [`crate::Pretrained::load`] open: `model.safetensors` in F32, `config.json`, the
 /// tokenizer and the chat template.
 ///
-/// The linear maps are those of `model` (an adapter merged in, a direction taken out); embeddings, norms, experts and all
+/// The linear maps and their biases are those of `model` (an adapter merged in, a direction taken out); embeddings, norms and all
 /// that is not a weight are those of `source`, the GGUF or folder that it was made from. Weights are written one at a time, to a
 /// temporary name that is renamed at the end.
 ///
@@ -68,23 +68,26 @@ pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Pa
     }
 
     let mut maps = maps(&checkpoint, &config);
-    let weights = checkpoint.names().into_iter().map(|name| Weight {
+    let weights = checkpoint.names().into_iter().map(|name| Stored {
         shape: checkpoint.shape(&name).unwrap_or_default(),
         maps: maps.remove(&name).unwrap_or_default(),
         transposed: checkpoint.weight_names(config.architecture).transposed,
         name,
     });
-    let weights: Vec<Weight> = weights.collect();
+    let weights: Vec<Stored> = weights.collect();
     if let Some(name) = maps.keys().next() {
         return Err(Error::format(source, name.as_str(), "a tensor of this name", "none"));
     }
-    let views = weights.iter().map(|weight| {
+    for stored in &weights {
+        stored.check(source, &config)?;
+    }
+    let views = weights.iter().map(|stored| {
         let of = Of {
-            weight,
+            stored,
             checkpoint: &checkpoint,
             model,
         };
-        (weight.name.clone(), of)
+        (stored.name.clone(), of)
     });
     let (path, temporary) = (out.join("model.safetensors"), out.join(".model.safetensors.partial"));
     // transformers refuses a file that does not say so.
@@ -106,33 +109,73 @@ fn maps(checkpoint: &Checkpoint, config: &DecoderConfig) -> BTreeMap<String, Vec
     let mut maps: BTreeMap<String, Vec<Map>> = BTreeMap::new();
     for layer in 0..shape.n_layers {
         for site in shape.sites.iter() {
-            let name = format!("{root}{}{layer}.{}.weight", names.blocks, (names.linear)(site).0);
+            let stem = format!("{root}{}{layer}.{}", names.blocks, (names.linear)(site).0);
             let rows = names.rows(site, shape);
-            maps.entry(name).or_default().push(Map { layer, site, rows });
+            let weight = Weight::Linear { layer, site };
+            maps.entry(format!("{stem}.weight"))
+                .or_default()
+                .push(Map { weight, rows });
+            if config.biases.contains(site) {
+                let weight = Weight::Bias { layer, site };
+                maps.entry(format!("{stem}.bias"))
+                    .or_default()
+                    .push(Map { weight, rows });
+            }
+        }
+        for expert in 0..config.experts.map_or(0, |experts| experts.count) {
+            let name = format!(
+                "{root}{}{layer}.{}{expert}.down_proj.weight",
+                names.blocks, names.experts
+            );
+            let (weight, rows) = (Weight::ExpertDown { layer, expert }, Rows::all(shape.d_model));
+            maps.entry(name).or_default().push(Map { weight, rows });
         }
     }
     maps
 }
 
-/// A linear map of the model, and its rows in the tensor.
+/// A weight of the model, and its rows in the tensor.
 #[derive(Clone, Copy)]
 struct Map {
-    layer: usize,
-    site: Site,
+    weight: Weight,
     rows: Rows,
 }
 
-/// A tensor of the file: the source's own, or made of linear maps of the model.
-struct Weight {
+/// A tensor of the file: the source's own, or made of weights of the model.
+struct Stored {
     name: String,
     shape: Vec<usize>,
     maps: Vec<Map>,
     transposed: bool,
 }
 
+impl Stored {
+    /// That a tensor which is made of weights of the model has their size.
+    fn check(&self, source: &Path, config: &DecoderConfig) -> Result<()> {
+        let Some(Map { weight, rows }) = self.maps.first() else {
+            return Ok(());
+        };
+        let d_in = match weight {
+            Weight::Linear { site, .. } => Some(config.shape.linear(*site)[0]),
+            Weight::ExpertDown { .. } => config.experts.map(|experts| config.shape.d_mlp / experts.per_token),
+            _ => None,
+        };
+        let expected = match d_in {
+            Some(d_in) if self.transposed => vec![d_in, rows.total],
+            Some(d_in) => vec![rows.total, d_in],
+            None => vec![rows.total],
+        };
+        if self.shape == expected {
+            return Ok(());
+        }
+        let (expected, found) = (format!("shape {expected:?}"), format!("{:?}", self.shape));
+        Err(Error::format(source, self.name.as_str(), expected, found))
+    }
+}
+
 /// A weight's bytes, made when they are written.
 struct Of<'a> {
-    weight: &'a Weight,
+    stored: &'a Stored,
     checkpoint: &'a Checkpoint,
     model: &'a dyn LanguageModel,
 }
@@ -141,17 +184,19 @@ impl Of<'_> {
     /// The linear maps' rows `[out, in]` in their places, or `[in, out]` where the file has it so.
     fn of_maps(&self) -> Vec<f32> {
         let mut numbers = vec![0.0; self.shape().iter().product()];
-        let total = self.weight.maps[0].rows.total;
+        let total = self.stored.maps[0].rows.total;
         let width = numbers.len() / total;
-        for map in &self.weight.maps {
-            // [in, out].
-            let weight = self.model.linear_weight(map.layer, map.site);
+        for map in &self.stored.maps {
+            // [in, out]; a bias has one row.
+            let Some(weight) = self.model.weight(map.weight) else {
+                continue;
+            };
             let n = weight.dims()[1];
             let weight: Vec<f32> = weight.into_data().iter::<f32>().collect();
             for row in 0..n {
                 let place = map.rows.source(row);
                 for column in 0..width {
-                    let at = match self.weight.transposed {
+                    let at = match self.stored.transposed {
                         true => column * total + place,
                         false => place * width + column,
                     };
@@ -169,14 +214,14 @@ impl View for Of<'_> {
     }
 
     fn shape(&self) -> &[usize] {
-        &self.weight.shape
+        &self.stored.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let numbers = match self.weight.maps.is_empty() {
+        let numbers = match self.stored.maps.is_empty() {
             true => self
                 .checkpoint
-                .tensor(&self.weight.name)
+                .tensor(&self.stored.name)
                 .map(|(_, numbers)| numbers)
                 .unwrap_or_default(),
             false => self.of_maps(),
@@ -199,6 +244,11 @@ fn describe(gguf: &Gguf, config: &DecoderConfig, out: &Path) -> Result<()> {
             expected,
             config.architecture.to_string(),
         ));
+    }
+    if config.ropes.iter().any(|rope| rope.scaling != RopeScaling::None) {
+        let expected = "none (a GGUF with scaled rotary positions is not written as a folder)";
+        let found = format!("{:?}", config.ropes[0].scaling);
+        return Err(Error::format(gguf.path(), "llama.rope.scaling.type", expected, found));
     }
     let shape = &config.shape;
     let tokenizer = Tokenizer::from_gguf(gguf)?;

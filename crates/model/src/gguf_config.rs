@@ -142,7 +142,7 @@ impl Metadata<'_> {
         }
         let width = self.integer("rope.dimension_count")?.unwrap_or(shape.d_head as u64) as usize;
         let partial = matches!(self.architecture, Architecture::Phi3 | Architecture::GptNeoX);
-        if width == 0 || width > shape.d_head || width % 2 != 0 || (width != shape.d_head && !partial) {
+        if width == 0 || width > shape.d_head || !width.is_multiple_of(2) || (width != shape.d_head && !partial) {
             let expected = format!("{} (the width of a head)", shape.d_head);
             return Err(self.wrong("rope.dimension_count", &expected, width));
         }
@@ -231,14 +231,14 @@ impl Metadata<'_> {
                 let window = self.window()?;
                 let full_every = if third { 6 } else { 2 };
                 for (l, layer) in config.layers.iter_mut().enumerate() {
-                    layer.window = window.filter(|_| (l + 1) % full_every != 0);
+                    layer.window = window.filter(|_| !(l + 1).is_multiple_of(full_every));
                 }
                 if third {
                     config.qk_norm = Some(QkNorm::Head);
                     let local = self.base("rope.freq_base_swa", 10_000.0)?;
                     config.ropes.push(Rope::new(local, shape.d_head));
                     for (l, layer) in config.layers.iter_mut().enumerate() {
-                        layer.rope = Some(usize::from((l + 1) % full_every != 0));
+                        layer.rope = Some(usize::from(!(l + 1).is_multiple_of(full_every)));
                     }
                 } else {
                     config.attention_softcap = self.positive("attn_logit_softcapping")?.map(|cap| cap as f32);

@@ -95,7 +95,7 @@ impl WeightNames {
     }
 
     /// The reverse of [`WeightNames::to_gguf`].
-    pub(crate) fn from_gguf(self, stem: &str) -> Option<String> {
+    pub(crate) fn to_hf(self, stem: &str) -> Option<String> {
         if stem == "output" {
             return Some(self.unembedding.to_owned());
         }
@@ -247,11 +247,7 @@ mod tests {
             for name in outer.into_iter().chain(linear).chain([names.unembedding.to_owned()]) {
                 // GPT-2 and GPT-NeoX have no gate: its name is another map's.
                 let own = names.to_gguf(&name).unwrap_or_else(|| panic!("{architecture}: {name}"));
-                assert_eq!(
-                    names.from_gguf(&own).as_deref(),
-                    Some(&name[..]),
-                    "{architecture}: {own}"
-                );
+                assert_eq!(names.to_hf(&own).as_deref(), Some(&name[..]), "{architecture}: {own}");
             }
             assert_eq!(names.to_gguf("rotary_emb.inv_freq"), None);
         }

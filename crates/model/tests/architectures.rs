@@ -354,6 +354,7 @@ fn a_model_with_changed_maps_is_written_and_read_again() {
         let folder = out.path().join("model");
         let changed = case.model.edited(&mut |weight, w| match weight {
             Weight::Linear { layer: 0, .. } => w * 0.5,
+            Weight::Bias { layer: 1, .. } | Weight::ExpertDown { expert: 1, .. } => w * 2.0,
             _ => w,
         });
         export(&case.folder, Access::Read, &*changed, &folder).unwrap();
@@ -398,6 +399,23 @@ fn a_gguf_is_the_model_that_it_was_made_of() {
         }
         let own = open(&folder, Weights::F32);
         assert_eq!(model.shape(), own.shape(), "{name}");
+    }
+}
+
+#[test]
+fn what_a_config_json_could_not_say_is_not_exported() {
+    let model = |name: &str| {
+        open(
+            &ggufs().into_iter().find(|(file, _)| file == name).unwrap().1,
+            Weights::F32,
+        )
+    };
+    for (name, word) in [("qwen2", "qwen2"), ("llama_linear", "rope.scaling.type")] {
+        let source = ggufs().into_iter().find(|(file, _)| file == name).unwrap().1;
+        let out = tempfile::tempdir().unwrap();
+        let error = export(&source, Access::Read, &model(name), &out.path().join("model"));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(word), "{name}: {error}");
     }
 }
 
@@ -478,6 +496,11 @@ fn models_say_which_maps_they_have() {
         assert_eq!(model.shape().sites, wanted, "{name}");
         let mut edited = Vec::new();
         model.edited(&mut |weight, w| {
+            assert_eq!(
+                model.weight(weight).map(|w| w.dims()),
+                Some(w.dims()),
+                "{name}: {weight:?}"
+            );
             if let Weight::Linear { layer: 0, site } = weight {
                 assert_eq!(w.dims(), model.shape().linear(site), "{name}: {site}");
                 edited.push(site);

@@ -8,8 +8,11 @@ use realign_core::{LanguageModel, Site, Weight};
 use crate::Direction;
 
 /// The model with the weights that write to the stream made orthogonal to a direction: those of these blocks'
-/// attention and MLP outputs, and the token embeddings where the range starts at 0 (weight orthogonalisation, Arditi
-/// et al. 2024).
+/// attention and MLP outputs with their biases, and the embeddings of tokens and positions where the range starts at 0
+/// (weight orthogonalisation, Arditi et al. 2024).
+///
+/// Where a norm stands behind a map (Gemma, OLMo 2), its weight multiplies what the map writes, so the map is made
+/// orthogonal to the direction times that weight.
 ///
 /// With all blocks, the stream has no component along the direction anywhere; no hook is needed any more.
 ///
@@ -30,16 +33,27 @@ pub fn bake_ablation(model: &dyn LanguageModel, direction: &Direction, layers: R
     );
     let unit: Tensor<2> = direction.unit().vector.unsqueeze();
     model.edited(&mut |weight, w| {
-        let writes = match weight {
-            Weight::Embedding => layers.start == 0 && !layers.is_empty(),
-            Weight::Linear { layer, site } => layers.contains(&layer) && matches!(site, Site::O | Site::Down),
-            Weight::Unembedding => false,
+        let (writes, norm) = match weight {
+            Weight::Embedding | Weight::Positions => (layers.start == 0 && !layers.is_empty(), None),
+            Weight::Linear { layer, site } | Weight::Bias { layer, site } => {
+                let writes = layers.contains(&layer) && matches!(site, Site::O | Site::Down);
+                (writes, model.norm_behind(layer, site))
+            }
+            Weight::ExpertDown { layer, .. } => (layers.contains(&layer), model.norm_behind(layer, Site::Down)),
+            Weight::Unembedding => (false, None),
         };
         if !writes {
             return w;
         }
+        let unit = match norm {
+            Some(norm) => {
+                let scaled = unit.clone() * norm.unsqueeze();
+                scaled.clone() / scaled.powi_scalar(2).sum_dim(1).add_scalar(f32::MIN_POSITIVE).sqrt()
+            }
+            None => unit.clone(),
+        };
         // Rows are what an input writes, for both layouts.
         let component = w.clone().matmul(unit.clone().transpose());
-        w - component * unit.clone()
+        w - component * unit
     })
 }

@@ -353,7 +353,7 @@ fn attention_pattern<B: Backend>(
     let [queries, heads, _] = q.shape().dims();
     let rows = k.shape()[0];
     spans.check(queries, rows);
-    let mask = TensorData::new(spans.mask(rows, options.window), [1, queries, rows]);
+    let mask = TensorData::new(spans.mask_within(rows, options.window), [1, queries, rows]);
     let mask = B::float_from_data(mask, &q.device());
     let q = B::float_mul_scalar(B::float_permute(q, &[1, 0, 2]), options.scale.into());
     let mut scores = B::float_matmul(q, B::float_transpose(heads_first::<B>(k, heads)));

@@ -90,9 +90,13 @@ impl Spans {
         );
     }
 
-    /// Additive mask `[queries, rows]`, 0 where a query may look and -1e30 elsewhere; with a window, only the last so many
-    /// keys of each query.
-    pub fn mask(&self, rows: usize, window: Option<usize>) -> Vec<f32> {
+    /// Additive mask `[queries, rows]`, 0 where a query may look and -1e30 elsewhere.
+    pub fn mask(&self, rows: usize) -> Vec<f32> {
+        self.mask_within(rows, None)
+    }
+
+    /// [`Spans::mask`] with a sliding window: a query may look at the last so many of its keys.
+    pub fn mask_within(&self, rows: usize, window: Option<usize>) -> Vec<f32> {
         let mut mask = vec![-1e30; self.n_queries() * rows];
         for span in &self.spans {
             for (j, query) in span.queries.clone().enumerate() {
