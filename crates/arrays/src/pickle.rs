@@ -11,8 +11,8 @@ use crate::element::Element;
 use crate::error::clip;
 use crate::{Error, Result};
 
-/// Of a pickle, in bytes: each makes at most one node, of some tens of bytes. A tensor takes about 150.
-pub(crate) const LARGEST: u64 = 1 << 20;
+/// Of a pickle, in bytes: each makes at most one node, of about 100 bytes. A tensor takes about 150 of the pickle's.
+pub(crate) const LARGEST: u64 = 1 << 18;
 
 /// Where a value lies in [`Pickle::nodes`]: values are never nested, so that none is freed or walked recursively.
 type Id = u32;

@@ -351,7 +351,7 @@ fn pickles_that_are_no_tensors_are_refused() {
         (b"\x80\x02ctorch\nload\n.", "`torch.load`"),
         (b"\x80\x02cnumpy\n", "expected 1 bytes"),
         (b"\x80\x02](NNe]a.", "nested"),
-        (&long, "a pickle of at most 1048576 bytes"),
+        (&long, "a pickle of at most 262144 bytes"),
     ] {
         std::fs::write(&path, torch(pickle)).unwrap();
         let error = Arrays::read(&path).unwrap_err().to_string();
@@ -363,7 +363,7 @@ fn pickles_that_are_no_tensors_are_refused() {
 fn a_value_that_holds_itself_and_deep_nesting_do_no_harm() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.pt");
-    let deep = [&b"\x80\x02)"[..], &[0x85; 500_000], b"."].concat();
+    let deep = [&b"\x80\x02)"[..], &[0x85; 200_000], b"."].concat();
     for pickle in [&b"\x80\x02]q\0h\0a."[..], &deep] {
         std::fs::write(&path, torch(pickle)).unwrap();
         assert!(Arrays::read(&path).unwrap_err().to_string().contains("nested"));
@@ -374,22 +374,22 @@ fn a_value_that_holds_itself_and_deep_nesting_do_no_harm() {
 fn tensors_that_share_a_storage_too_often_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.pt");
-    // A storage of 64 KiB, and 2,000 tensors of it: 128 MiB.
-    let one = tensor(1 << 14, 0, &[1 << 14], &[1]);
+    // A storage of 128 KiB, and 1,000 tensors of it: 125 MiB.
+    let one = tensor(1 << 15, 0, &[1 << 15], &[1]);
     let one = &one[2..one.len() - 1];
     let mut pickle = b"\x80\x02](".to_vec();
-    (0..2000).for_each(|_| pickle.extend(one));
+    (0..1000).for_each(|_| pickle.extend(one));
     pickle.extend(b"e.");
     let mut bytes = torch(&pickle);
     let at = bytes.windows(8).rposition(|window| window == b"a/data/0").unwrap();
     for size in [at - 26, at - 22] {
-        bytes[size..size + 4].copy_from_slice(&(1_u32 << 16).to_le_bytes());
+        bytes[size..size + 4].copy_from_slice(&(1_u32 << 17).to_le_bytes());
     }
     // Behind the directory there is nothing: put the numbers before it.
     let directory = bytes.windows(4).position(|window| window == b"PK\x01\x02").unwrap();
-    bytes.splice(directory..directory, vec![0; (1 << 16) - 16]);
+    bytes.splice(directory..directory, vec![0; (1 << 17) - 16]);
     let end = bytes.len() - 6;
-    let moved = (directory + (1 << 16) - 16) as u32;
+    let moved = (directory + (1 << 17) - 16) as u32;
     bytes[end..end + 4].copy_from_slice(&moved.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
     let error = Arrays::read(&path).unwrap_err().to_string();

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub use burn;
+pub use realign_arrays as arrays;
 pub use realign_attribution as attribution;
 pub use realign_core as core;
 pub use realign_data as data;

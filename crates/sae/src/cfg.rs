@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::{Error, Metadata, Result};
 
-/// A configuration is a page of text; more is no configuration.
-pub(crate) const LARGEST: u64 = 1 << 20;
+/// A configuration is a page of text; more is no configuration, and would take tens of times its size.
+pub(crate) const LARGEST: u64 = 1 << 18;
 
 /// The fields of a JSON object, and where they came from.
 pub(crate) struct Cfg {

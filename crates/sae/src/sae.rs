@@ -94,6 +94,11 @@ impl Sae {
 
     /// The hook point that its metadata names, where this project knows it.
     pub fn at(&self) -> Option<HookPoint> {
+        // An SAE of one head reads a part of what is there.
+        let head = self.metadata.other.get("hook_head_index");
+        if head.is_some_and(|head| !head.is_null()) {
+            return None;
+        }
         self.metadata.hook_name.as_ref()?.parse().ok()
     }
 

@@ -12,8 +12,8 @@ const RENAMED: [(&str, &str); 3] = [
     ("activation_fn_str", "activation_fn"),
 ];
 
-/// Fields that moved into `metadata`; the rest was about training.
-const METADATA: [&str; 15] = [
+/// Fields that moved into `metadata`; the rest was about training. The version is no longer the file's.
+const METADATA: [&str; 14] = [
     "model_name",
     "hook_name",
     "model_class_name",
@@ -25,7 +25,6 @@ const METADATA: [&str; 15] = [
     "context_size",
     "seqpos_slice",
     "dataset_path",
-    "sae_lens_version",
     "sae_lens_training_version",
     "hook_name_out",
     "hook_head_index_out",

@@ -278,7 +278,7 @@ fn copied(name: &str) -> tempfile::TempDir {
     folder
 }
 
-/// What `Sae::load` says after a field of a JSON file, or of an object in it, was set.
+/// What `Sae::load` says after a field of a JSON file, or of an object in it, was set; nothing where it loads.
 fn after(folder: &Path, file: &str, inside: Option<&str>, field: &str, value: Value) -> String {
     let path = folder.join(file);
     let mut cfg: Map<String, Value> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -288,7 +288,10 @@ fn after(folder: &Path, file: &str, inside: Option<&str>, field: &str, value: Va
     };
     object.insert(field.into(), value);
     fs::write(&path, serde_json::to_vec(&cfg).unwrap()).unwrap();
-    error(folder)
+    Sae::load(folder, &Device::flex())
+        .err()
+        .map(|error| error.to_string())
+        .unwrap_or_default()
 }
 
 #[test]
@@ -360,6 +363,19 @@ fn settings_of_legacy_files_that_are_not_supported_are_refused_by_name() {
         let error = after(folder.path(), CONFIG, None, field, value);
         assert!(error.contains(named), "{field}: {error}");
     }
+    // A version of its own does not make it a file of version 6, and what is written is one.
+    let folder = copied("saelens_legacy");
+    let said = after(folder.path(), CONFIG, None, "sae_lens_version", json!("5.9.1"));
+    assert_eq!(said, "");
+    let again = tempfile::tempdir().unwrap();
+    load(folder.path()).save(again.path()).unwrap();
+    assert_eq!(load(again.path()).at(), Some(HookPoint::ResidPost(16)));
+    // An SAE of one head reads no whole activation.
+    assert_eq!(
+        after(folder.path(), CONFIG, None, "hook_point_head_index", json!(3)),
+        ""
+    );
+    assert_eq!(load(folder.path()).at(), None);
     // Scales of a fine-tuning: dropped where they are ones, as SAELens does.
     let folder = copied("saelens_legacy");
     let with_scale = |scale: f32| {
@@ -467,7 +483,7 @@ fn a_damaged_folder_is_an_error_that_names_the_file() {
         (CONFIG, b"[1, 2]", "not a JSON object"),
         (CONFIG, b"{\"architecture\": \"topk\"", "not a JSON object"),
         (CONFIG, &[b'['; 5000], "not a JSON object"),
-        (CONFIG, &[b' '; (1 << 20) + 1], "at most 1048576 bytes"),
+        (CONFIG, &[b' '; (1 << 18) + 1], "at most 262144 bytes"),
         (WEIGHTS, b"", "an empty file"),
         (WEIGHTS, &[255; 64], "other first bytes"),
         (WEIGHTS, b"\x02\0\0\0\0\0\0\0{}", "W_enc"),
