@@ -3,6 +3,7 @@
 mod adapter;
 mod bounds;
 mod config;
+mod fuzz_corpus;
 mod gguf;
 mod jsonl;
 mod model;
