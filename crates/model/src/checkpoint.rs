@@ -337,7 +337,7 @@ fn open_shards(index: &Path, access: Access) -> Result<Vec<Shard>> {
 ///
 /// llama.cpp rotates neighbours `(2i, 2i + 1)`, Hugging Face halves `(i, i + d_head / 2)`, and the
 /// converter reorders rows accordingly.
-fn interleaved_row(row: usize, d_head: usize) -> usize {
+pub(crate) fn interleaved_row(row: usize, d_head: usize) -> usize {
     let (head, within) = (row / d_head, row % d_head);
     let (half, pair) = (within / (d_head / 2), within % (d_head / 2));
     head * d_head + 2 * pair + half
@@ -361,7 +361,7 @@ const IN_BLOCK: [(&str, &str); 9] = [
     ("mlp.down_proj", "ffn_down"),
 ];
 
-fn gguf_name(hf: &str) -> Option<String> {
+pub(crate) fn gguf_name(hf: &str) -> Option<String> {
     if let Some((_, name)) = OUTER.iter().find(|(outer, _)| *outer == hf) {
         return Some((*name).to_owned());
     }
