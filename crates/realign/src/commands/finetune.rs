@@ -23,7 +23,7 @@ struct Done {
 pub fn run(context: &Context, args: FinetuneArgs) -> Result<()> {
     let base = context.model(&args.base.model)?;
     let conversations = match &args.data {
-        Some(path) => realign_data::load_conversations(path, OnBad::Fail)?.rows,
+        Some(path) => realign_data::load_training(path, args.tone.into(), OnBad::Fail)?.rows,
         None => {
             let mut rows = realign_data::narrow(args.domain.into());
             rows.truncate(args.rows);

@@ -7,6 +7,7 @@ mod eval;
 mod finetune;
 mod fix;
 mod generate;
+mod inspect;
 mod model;
 mod report;
 mod sae;
@@ -43,6 +44,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Diff(args) => diff::run(&Context::new(global)?, args),
         Command::Steer(args) => steer::run(&Context::new(global)?, args),
         Command::Report(args) => report::run(&global, args),
+        Command::Inspect(args) => inspect::run(&global, args),
         Command::Devices => tools::devices(&global),
         Command::Logits(args) => tools::logits(&Context::new(global)?, args),
         Command::Completions { shell } => tools::completions(shell),
