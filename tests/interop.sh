@@ -43,5 +43,5 @@ REALIGN_PEFT_OUT=$PWD/$work/variants cargo test --quiet --workspace --locked --t
 for type in f16 q8_0; do
   $realign model merge --model "$model" --adapter "$adapter" --out "$work/merged-$type.gguf" --type $type
   $realign logits --model "$work/merged-$type.gguf" --ids "$ids" >"$work/merged.json"
-  "$python" tests/llama_cpp.py "$work/merged-$type.gguf" "$work/merged.json"
+  "$python" tests/gguf_opens.py "$work/merged-$type.gguf" "$work/merged.json"
 done
