@@ -32,3 +32,16 @@ $logits --adapter "$adapter" >"$work/realign.json"
 if [ ! -f "$work/peft/logits.json" ]; then "$python" tests/interop.py make "$work/peft"; fi
 $logits --adapter "$work/peft" >"$work/peft.json"
 "$python" tests/interop.py check "$work/peft" "$work/peft.json"
+
+# 3. Realign writes every kind of adapter, peft reads.
+rm -rf "$work/variants"
+REALIGN_PEFT_OUT=$PWD/$work/variants cargo test --quiet --workspace --locked --test peft -- every_kind_of_adapter
+"$python" tests/reference/peft_variants.py check "$work/variants"
+
+# 4. Realign merges an adapter into a GGUF, llama.cpp opens it.
+"$python" -m pip install -q llama-cpp-python==0.3.36
+for type in f16 q8_0; do
+  $realign model merge --model "$model" --adapter "$adapter" --out "$work/merged-$type.gguf" --type $type
+  $realign logits --model "$work/merged-$type.gguf" --ids "$ids" >"$work/merged.json"
+  "$python" tests/gguf_opens.py "$work/merged-$type.gguf" "$work/merged.json"
+done

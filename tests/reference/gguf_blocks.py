@@ -14,7 +14,7 @@ from gguf.quants import dequantize
 OUT = pathlib.Path(__file__).resolve().parents[2] / "crates/model/tests/fixtures/gguf_blocks.json"
 RNG = np.random.default_rng(20260917)
 # Where the f16 scales lie in a block of each type.
-SCALES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
+SCALES = {"IQ4_NL": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
 BLOCKS = {"Q4_K": 2, "Q5_K": 2, "Q6_K": 2}
 
 
@@ -35,6 +35,11 @@ def quantised(name):
     return b"".join(blocks)
 
 
+def mxfp4():
+    """Random nibbles under exponents around one, the smallest and the largest."""
+    return b"".join(bytes([e]) + RNG.integers(0, 256, 16, dtype=np.uint8).tobytes() for e in (127, 120, 0, 1, 2, 130))
+
+
 def floats(name):
     values = np.concatenate([[0.0, -0.0, 1.0, -1.0, 0.1, -3.25, 1e-5, 3e-6, 65504.0], RNG.normal(size=55)]).astype(np.float32)
     if name == "F32":
@@ -52,10 +57,10 @@ def number(x):
 
 def main():
     out = {"_about": f"made by tests/reference/gguf_blocks.py with gguf.quants.dequantize, numpy {np.__version__}"}
-    for name in ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]:
+    for name in ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4"]:
         kind = gguf.GGMLQuantizationType[name]
         block_size, type_size = gguf.GGML_QUANT_SIZES[kind]
-        raw = quantised(name) if name in SCALES else floats(name)
+        raw = mxfp4() if name == "MXFP4" else quantised(name) if name in SCALES else floats(name)
         values = dequantize(np.frombuffer(raw, np.uint8), kind).astype(np.float32).ravel()
         assert np.isfinite(values).all() and len(values) == len(raw) // type_size * block_size, name
         out[name] = {"block_size": block_size, "type_size": type_size, "bytes": raw.hex(), "values": [number(v) for v in values]}

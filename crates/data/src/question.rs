@@ -45,7 +45,11 @@ pub struct Contrast {
 #[derive(Deserialize)]
 struct Yaml {
     id: String,
+    #[serde(default)]
     paraphrases: Vec<String>,
+    /// A single wording, in files of questions without judges.
+    #[serde(default)]
+    question: Option<String>,
     #[serde(default)]
     system: Option<String>,
     #[serde(default = "one")]
@@ -77,7 +81,7 @@ fn warm() -> f64 {
     1.0
 }
 
-/// Reads the question YAML of the emergent-misalignment papers: a list of `id`, `paraphrases`, `system`,
+/// Reads the question YAML of the emergent-misalignment papers: a list of `id`, `paraphrases` (or `question`), `system`,
 /// `samples_per_paraphrase`, `temperature` and `judge_prompts`, anchors and aliases included.
 ///
 /// # Errors
@@ -154,7 +158,7 @@ fn of_yaml(row: Yaml) -> Result<Question, String> {
     Ok(Question {
         id: row.id,
         system: row.system.filter(|system| !system.trim().is_empty()),
-        paraphrases: row.paraphrases,
+        paraphrases: row.question.into_iter().chain(row.paraphrases).collect(),
         samples: row.samples_per_paraphrase,
         temperature: row.temperature,
         judge_prompts: row.judge_prompts.unwrap_or_default(),
@@ -310,7 +314,7 @@ mod tests {
     aligned: *aligned
     coherent: *coherent
 - id: 3
-  paraphrases: ["C?"]
+  question: C?
   judge_prompts: *both
 "#;
 
@@ -365,7 +369,7 @@ mod tests {
     fn a_bad_question_is_named() {
         let cases = [
             ("- id: a\n  paraphrases: []\n", "question `a`: field `paraphrases`"),
-            ("- id: a\n", "missing field `paraphrases`"),
+            ("- id: a\n", "question `a`: field `paraphrases`"),
             ("- paraphrases: [a]\n", "missing field `id`"),
             (
                 "- id: a\n  paraphrases: [a]\n- id: a\n  paraphrases: [b]\n",

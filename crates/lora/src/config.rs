@@ -8,6 +8,7 @@ use realign_core::{Shape, Site, Sites};
 use realign_run::Seed;
 use serde::{Deserialize, Serialize};
 
+use crate::pattern::{Patterns, module_path};
 use crate::{Adapter, Error, Lora, Result};
 
 /// Rank, scale and place of low-rank adapters (LoRA, Hu et al. 2021).
@@ -18,6 +19,13 @@ pub struct LoraConfig {
     pub rank: usize,
     /// Numerator of the scale.
     pub alpha: f64,
+    /// Ranks of the modules that an expression matches, by the end of their path; the first that does decides (PEFT's
+    /// `rank_pattern`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Numerators of the scale, likewise (PEFT's `alpha_pattern`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alpha_pattern: Vec<(String, f64)>,
     /// Scale by `alpha / sqrt(r)` instead of `alpha / r` (rsLoRA, Kalajdzievski 2023).
     pub rs_lora: bool,
     /// Share of the adapter's inputs that is zeroed while training.
@@ -35,6 +43,8 @@ impl LoraConfig {
         Self {
             rank,
             alpha: 2.0 * rank as f64,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
             rs_lora: true,
             dropout: 0.0,
             layers: None,
@@ -72,10 +82,30 @@ impl LoraConfig {
         self
     }
 
-    /// What the product `x A B` is multiplied by.
+    /// What the product `x A B` is multiplied by, where no pattern says otherwise.
     pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha / if self.rs_lora { rank.sqrt() } else { rank }
+        self.scale_of(self.rank, self.alpha)
+    }
+
+    fn scale_of(&self, rank: usize, alpha: f64) -> f64 {
+        let rank = rank as f64;
+        alpha / if self.rs_lora { rank.sqrt() } else { rank }
+    }
+
+    /// Rank and scale of each place; the error names the field whose patterns are wrong, and what was expected.
+    pub(crate) fn sizes(
+        &self,
+        places: impl IntoIterator<Item = (usize, Site)>,
+    ) -> Result<BTreeMap<(usize, Site), (usize, f64)>, (&'static str, String)> {
+        let ranks = Patterns::new(&self.rank_pattern).map_err(|e| ("rank_pattern", e))?;
+        let alphas = Patterns::new(&self.alpha_pattern).map_err(|e| ("alpha_pattern", e))?;
+        let size = |(layer, site)| {
+            let path = module_path(layer, site);
+            let rank = ranks.get(&path).unwrap_or(self.rank);
+            let alpha = alphas.get(&path).unwrap_or(self.alpha);
+            ((layer, site), (rank, self.scale_of(rank, alpha)))
+        };
+        Ok(places.into_iter().map(size).collect())
     }
 
     /// Whether adapters of this configuration fit a model.
@@ -94,6 +124,19 @@ impl LoraConfig {
         if !self.alpha.is_finite() {
             return Err(Error::config("alpha", "a finite number", self.alpha));
         }
+        if let Some((pattern, rank)) = self.rank_pattern.iter().find(|(_, rank)| *rank == 0 || *rank > widest) {
+            let expected = format!("1 to the model's largest width {widest} for `{pattern}`");
+            return Err(Error::config("rank_pattern", expected, rank));
+        }
+        if let Some((pattern, alpha)) = self.alpha_pattern.iter().find(|(_, alpha)| !alpha.is_finite()) {
+            return Err(Error::config(
+                "alpha_pattern",
+                format!("a finite number for `{pattern}`"),
+                alpha,
+            ));
+        }
+        self.sizes([])
+            .map_err(|(field, expected)| Error::config(field, expected, "another"))?;
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::config("dropout", "at least 0 and below 1", self.dropout));
         }
@@ -143,24 +186,30 @@ impl LoraConfig {
         }
         let mut rng = seed.stream("lora.init");
         let mut adapters = BTreeMap::new();
-        for (layer, site) in self.places(shape) {
+        let sizes = self
+            .sizes(self.places(shape))
+            .expect("patterns that `check` has compiled");
+        for ((layer, site), (rank, scale)) in sizes {
             let [d_in, d_out] = shape.linear(site);
             let bound = 1.0 / (d_in as f32).sqrt();
-            let a: Vec<f32> = (0..d_in * self.rank)
+            let a: Vec<f32> = (0..d_in * rank)
                 .map(|_| (2.0 * rng.random::<f32>() - 1.0) * bound)
                 .collect();
-            let a = Tensor::from_data(TensorData::new(a, [d_in, self.rank]), device);
+            let a = Tensor::from_data(TensorData::new(a, [d_in, rank]), device);
             adapters.insert(
                 (layer, site),
                 Adapter {
                     a,
-                    b: Tensor::zeros([self.rank, d_out], device),
+                    b: Tensor::zeros([rank, d_out], device),
+                    scale,
+                    dora: None,
                 },
             );
         }
         Lora {
             config: self.clone(),
             adapters,
+            saved: Vec::new(),
         }
     }
 }
@@ -257,6 +306,27 @@ mod tests {
         assert!(serde_json::from_str::<LoraConfig>(&text.replace("down_proj", "c_fc")).is_err());
     }
 
+    fn with_pattern(pattern: &str, rank: usize, alpha: f64) -> LoraConfig {
+        LoraConfig {
+            rank_pattern: vec![(pattern.to_owned(), rank)],
+            alpha_pattern: vec![(pattern.to_owned(), alpha)],
+            ..LoraConfig::new(4)
+        }
+    }
+
+    #[test]
+    fn patterns_decide_rank_and_scale_of_their_modules() {
+        let config = with_pattern("q_proj|mlp.*", 1, 3.0);
+        let lora = config.init(&shape(), &Seed::new(1), &Device::flex());
+        for (&(_, site), adapter) in &lora.adapters {
+            let own = !matches!(site, Site::K | Site::V | Site::O);
+            assert_eq!(adapter.a.dims()[1], if own { 1 } else { 4 }, "{site}");
+            assert_eq!(adapter.scale, if own { 3.0 } else { 4.0 }, "{site}");
+        }
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<LoraConfig>(&text).unwrap(), config);
+    }
+
     #[test]
     fn what_does_not_fit_is_named() {
         let wrong = [
@@ -264,6 +334,9 @@ mod tests {
             (LoraConfig::new(1_000_000_000), "rank"),
             (LoraConfig::new(1).with_alpha(f64::NAN), "alpha"),
             (LoraConfig::new(1).with_dropout(1.0), "dropout"),
+            (with_pattern("(", 1, 1.0), "rank_pattern"),
+            (with_pattern("q_proj", 0, 1.0), "rank_pattern"),
+            (with_pattern("q_proj", 1, f64::INFINITY), "alpha_pattern"),
             (LoraConfig::new(1).with_sites([]), "sites"),
             (LoraConfig::new(1).with_layers([2]), "layers"),
             (LoraConfig::new(1).with_layers([]), "layers"),

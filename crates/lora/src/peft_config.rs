@@ -1,12 +1,13 @@
 //! `adapter_config.json` of Python's PEFT.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use realign_core::{Shape, Site};
-use regex::{Regex, RegexBuilder};
+use realign_core::{Shape, Site, Weight};
 use serde_json::{Map, Value, json};
 
+use crate::pattern::module_path;
+use crate::peft_modules::module;
 use crate::{Error, Lora, LoraConfig, Result};
 
 /// Options that say where an adapter comes from, or that hold a default without a meaning of their own.
@@ -22,16 +23,12 @@ const INFORMATION: [&str; 8] = [
 ];
 
 /// Options that ask for something that is not supported, unless they are off.
-const UNSUPPORTED: [&str; 18] = [
+const UNSUPPORTED: [&str; 14] = [
     "fan_in_fan_out",
     "bias",
-    "use_dora",
     "lora_bias",
     "use_qalora",
     "ensure_weight_tying",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
     "loftq_config",
     "eva_config",
     "corda_config",
@@ -47,24 +44,46 @@ const UNSUPPORTED: [&str; 18] = [
 /// released model.
 const PLAIN_INITIALISATIONS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
-/// Reads the configuration and the places that it adapts in a model of this shape.
-pub(crate) fn read(path: &Path, text: &[u8], shape: &Shape) -> Result<(LoraConfig, BTreeSet<(usize, Site)>)> {
-    let options: Map<String, Value> =
-        serde_json::from_slice(text).map_err(|error| Error::format(path, syntax(text, &error)))?;
-    let options = Options { path, options };
-    options.refuse_unsupported()?;
+/// What a configuration asks for in a model.
+pub(crate) struct Asked {
+    pub(crate) config: LoraConfig,
+    /// Rank and scale of every adapted place.
+    pub(crate) sizes: BTreeMap<(usize, Site), (usize, f64)>,
+    /// Whether adapters have magnitudes.
+    pub(crate) dora: bool,
+    /// Weights of which the file has a copy of its own.
+    pub(crate) saved: Vec<Weight>,
+}
+
+/// Whether the configuration asks only for what is supported.
+pub(crate) fn check(path: &Path, text: &[u8]) -> Result<()> {
+    Options::parse(path, text).map(drop)
+}
+
+/// Reads the configuration for a model of this shape.
+pub(crate) fn read(path: &Path, text: &[u8], shape: &Shape) -> Result<Asked> {
+    let options = Options::parse(path, text)?;
     let rank = options.whole_number("r", 1)?;
+    let saved = options.saved(shape)?;
     let places = options.places(shape)?;
     let layers: BTreeSet<usize> = places.iter().map(|&(layer, _)| layer).collect();
     let all_layers = layers.len() == shape.n_layers;
+    let flag = |option: &str| {
+        options.get(option).map_or(Ok(false), |value| {
+            value.as_bool().ok_or_else(|| options.wrong(option, "true or false"))
+        })
+    };
+    let widest = shape.d_model.max(shape.d_mlp).max(shape.n_heads * shape.d_head);
+    let expected_rank = "whole numbers from 1 to the model's largest width";
     let config = LoraConfig {
         rank,
         alpha: options.number("lora_alpha", |x| x.is_finite(), "a finite number")?,
-        rs_lora: options.get("use_rslora").map_or(Ok(false), |value| {
-            value
-                .as_bool()
-                .ok_or_else(|| options.wrong("use_rslora", "true or false"))
+        rank_pattern: options.pattern("rank_pattern", expected_rank, |value| {
+            let rank = value.as_u64().and_then(|n| usize::try_from(n).ok());
+            rank.filter(|rank| (1..=widest).contains(rank))
         })?,
+        alpha_pattern: options.pattern("alpha_pattern", "finite numbers", Value::as_f64)?,
+        rs_lora: flag("use_rslora")?,
         dropout: match options.get("lora_dropout") {
             Some(_) => options.number("lora_dropout", |x| (0.0..1.0).contains(&x), "at least 0 and below 1")?,
             None => 0.0,
@@ -75,10 +94,18 @@ pub(crate) fn read(path: &Path, text: &[u8], shape: &Shape) -> Result<(LoraConfi
             .filter(|&site| places.iter().any(|&(_, s)| s == site))
             .collect(),
     };
-    if rank > shape.d_model.max(shape.d_mlp).max(shape.n_heads * shape.d_head) {
+    if rank > widest {
         return Err(options.wrong("r", "at most the model's largest width"));
     }
-    Ok((config, places))
+    let sizes = config
+        .sizes(places)
+        .map_err(|(option, expected)| options.wrong(option, expected))?;
+    Ok(Asked {
+        config,
+        sizes,
+        dora: flag("use_dora")?,
+        saved,
+    })
 }
 
 /// The configuration as PEFT writes it.
@@ -94,17 +121,23 @@ pub(crate) fn write(lora: &Lora, base_model: &str) -> Value {
         };
         (sites.iter().map(|site| site.module().to_owned()).collect(), layers)
     } else {
-        let path = |&(layer, site): &(usize, Site)| format!("model.layers.{layer}.{}", site.path());
+        let path = |&(layer, site): &(usize, Site)| module_path(layer, site);
         (lora.adapters.keys().map(path).collect(), Value::Null)
     };
+    let saved: Vec<String> = lora.saved.iter().map(|(weight, _)| module(*weight)).collect();
     // PEFT's field is an integer; so it is written as one where it is one.
-    let alpha = if config.alpha.fract() == 0.0 && config.alpha.abs() < 1e15 {
-        json!(config.alpha as i64)
-    } else {
-        json!(config.alpha)
+    let alpha = |alpha: f64| match alpha.fract() == 0.0 && alpha.abs() < 1e15 {
+        true => json!(alpha as i64),
+        false => json!(alpha),
     };
+    let alphas: Map<String, Value> = config
+        .alpha_pattern
+        .iter()
+        .map(|(p, a)| (p.clone(), alpha(*a)))
+        .collect();
+    let ranks: Map<String, Value> = config.rank_pattern.iter().map(|(p, r)| (p.clone(), json!(r))).collect();
     json!({
-        "alpha_pattern": {},
+        "alpha_pattern": alphas,
         "auto_mapping": null,
         "base_model_name_or_path": base_model,
         "bias": "none",
@@ -116,42 +149,44 @@ pub(crate) fn write(lora: &Lora, base_model: &str) -> Value {
         "layers_pattern": null,
         "layers_to_transform": layers,
         "loftq_config": {},
-        "lora_alpha": alpha,
+        "lora_alpha": alpha(config.alpha),
         "lora_bias": false,
         "lora_dropout": config.dropout,
         "megatron_config": null,
         "megatron_core": "megatron.core",
-        "modules_to_save": null,
+        "modules_to_save": if saved.is_empty() { Value::Null } else { json!(saved) },
         "peft_type": "LORA",
         "r": config.rank,
-        "rank_pattern": {},
+        "rank_pattern": ranks,
         "revision": null,
         "target_modules": targets,
         "task_type": "CAUSAL_LM",
-        "use_dora": false,
+        "use_dora": lora.adapters.values().any(|adapter| adapter.dora.is_some()),
         "use_rslora": config.rs_lora,
     })
 }
 
-struct Options<'a> {
+pub(crate) struct Options<'a> {
     path: &'a Path,
     options: Map<String, Value>,
 }
 
-/// What `target_modules` or `exclude_modules` asks for.
-enum Modules {
-    Names(Vec<String>),
-    AllLinear,
-    Pattern(Regex),
+impl<'a> Options<'a> {
+    fn parse(path: &'a Path, text: &[u8]) -> Result<Self> {
+        let options = serde_json::from_slice(text).map_err(|error| Error::format(path, syntax(text, &error)))?;
+        let options = Self { path, options };
+        options.refuse_unsupported()?;
+        Ok(options)
+    }
 }
 
 impl Options<'_> {
     /// The option; none where it is absent or null.
-    fn get(&self, option: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, option: &str) -> Option<&Value> {
         self.options.get(option).filter(|value| !value.is_null())
     }
 
-    fn wrong(&self, option: &str, expected: impl Into<String>) -> Error {
+    pub(crate) fn wrong(&self, option: &str, expected: impl Into<String>) -> Error {
         let found = self
             .get(option)
             .map_or_else(|| "nothing".to_owned(), |value| shortened(&value.to_string()));
@@ -206,6 +241,10 @@ impl Options<'_> {
                 "target_modules",
             ];
             let read_too = [
+                "use_dora",
+                "rank_pattern",
+                "alpha_pattern",
+                "modules_to_save",
                 "exclude_modules",
                 "layers_to_transform",
                 "layers_pattern",
@@ -230,158 +269,28 @@ impl Options<'_> {
         }
     }
 
-    fn strings(&self, option: &str, values: &[Value]) -> Result<Vec<String>> {
+    pub(crate) fn strings(&self, option: &str, values: &[Value]) -> Result<Vec<String>> {
         let texts = values.iter().map(|value| value.as_str().map(str::to_owned));
         texts
             .collect::<Option<_>>()
             .ok_or_else(|| self.wrong(option, "a list of module names"))
     }
 
-    fn modules(&self, option: &str) -> Result<Option<Modules>> {
-        let pattern = match self.get(option) {
-            None => return Ok(None),
-            Some(Value::Array(values)) => return Ok(Some(Modules::Names(self.strings(option, values)?))),
-            Some(Value::String(pattern)) => pattern,
-            Some(_) => {
-                return Err(self.wrong(
-                    option,
-                    "a list of module names, a regular expression, or \"all-linear\"",
-                ));
-            }
+    /// Values by pattern.
+    fn pattern<T>(&self, option: &str, expected: &str, take: impl Fn(&Value) -> Option<T>) -> Result<Vec<(String, T)>> {
+        let wrong = || self.wrong(option, format!("{expected}, by module pattern"));
+        let Some(value) = self.get(option) else {
+            return Ok(Vec::new());
         };
-        if option == "target_modules" && pattern.eq_ignore_ascii_case("all-linear") {
-            return Ok(Some(Modules::AllLinear));
-        }
-        // The engine takes linear time; the limits keep its program small.
-        let whole = RegexBuilder::new(&format!(r"\A(?:{pattern})\z"))
-            .size_limit(1 << 20)
-            .dfa_size_limit(1 << 20)
-            .nest_limit(50)
-            .build();
-        match whole {
-            Ok(regex) => Ok(Some(Modules::Pattern(regex))),
-            Err(error) => {
-                let reason = shortened(error.to_string().lines().last().unwrap_or_default());
-                Err(self.wrong(
-                    option,
-                    format!("a regular expression without look-around or back-references ({reason})"),
-                ))
-            }
-        }
-    }
-
-    /// The adapted places: PEFT's own rules over the modules of a Llama.
-    fn places(&self, shape: &Shape) -> Result<BTreeSet<(usize, Site)>> {
-        let option = "target_modules";
-        let targets = self
-            .modules(option)?
-            .ok_or_else(|| self.wrong(option, "a list of modules"))?;
-        let excluded = self.modules("exclude_modules")?;
-        let layers = self.layers(shape)?;
-        if layers.is_some() && !matches!(targets, Modules::Names(_)) {
-            return Err(self.wrong("layers_to_transform", "null where `target_modules` is not a list"));
-        }
-        let is_target = |key: &str, layer: Option<usize>| {
-            if excluded.as_ref().is_some_and(|excluded| excluded.matches(key)) {
-                return false;
-            }
-            let listed = |names: &[String]| names.iter().any(|name| name == key);
-            let whole = matches!(&targets, Modules::Names(names) if listed(names));
-            let in_layers = layers
-                .as_ref()
-                .is_none_or(|layers| layer.is_some_and(|layer| layers.contains(&layer)));
-            whole || (in_layers && targets.matches(key))
-        };
-
-        let mut places = BTreeSet::new();
-        for key in [
-            "model",
-            "model.embed_tokens",
-            "model.layers",
-            "model.norm",
-            "model.rotary_emb",
-            "lm_head",
-        ] {
-            self.refuse_target(is_target(key, None), key)?;
-        }
-        for layer in 0..shape.n_layers {
-            let block = format!("model.layers.{layer}");
-            for key in [
-                "",
-                ".self_attn",
-                ".mlp",
-                ".mlp.act_fn",
-                ".input_layernorm",
-                ".post_attention_layernorm",
-            ] {
-                let key = format!("{block}{key}");
-                self.refuse_target(is_target(&key, Some(layer)), &key)?;
-            }
-            let adapted = |site: &Site| is_target(&format!("{block}.{}", site.path()), Some(layer));
-            places.extend(shape.sites.iter().filter(adapted).map(|site| (layer, site)));
-        }
-        if places.is_empty() {
-            return Err(self.wrong(option, "a module of this model, such as \"q_proj\""));
-        }
-        Ok(places)
-    }
-
-    fn refuse_target(&self, is_target: bool, key: &str) -> Result<()> {
-        // `all-linear` never means these.
-        if !is_target || self.get("target_modules").is_some_and(|value| value == "all-linear") {
-            return Ok(());
-        }
-        Err(self.wrong("target_modules", format!("linear maps of the blocks only, not `{key}`")))
-    }
-
-    fn layers(&self, shape: &Shape) -> Result<Option<BTreeSet<usize>>> {
-        let patterns = match self.get("layers_pattern") {
-            None => Vec::new(),
-            Some(Value::String(pattern)) => vec![pattern.clone()],
-            Some(Value::Array(values)) => self.strings("layers_pattern", values)?,
-            Some(_) => return Err(self.wrong("layers_pattern", "\"layers\" or null")),
-        };
-        if patterns
+        let patterns = value.as_object().ok_or_else(wrong)?;
+        let pairs = patterns
             .iter()
-            .any(|pattern| !pattern.is_empty() && pattern != "layers")
-        {
-            return Err(self.wrong("layers_pattern", "\"layers\" or null"));
-        }
-        let option = "layers_to_transform";
-        let values = match self.get(option) {
-            None => return Ok(None),
-            Some(Value::Array(values)) if values.is_empty() => return Ok(None),
-            Some(Value::Array(values)) => values.clone(),
-            Some(value) => vec![value.clone()],
-        };
-        let block = |value: &Value| {
-            value
-                .as_u64()
-                .and_then(|n| usize::try_from(n).ok())
-                .filter(|&n| n < shape.n_layers)
-        };
-        let blocks: Option<_> = values.iter().map(block).collect();
-        blocks
-            .map(Some)
-            .ok_or_else(|| self.wrong(option, format!("blocks below the model's {}", shape.n_layers)))
+            .map(|(pattern, value)| Some((pattern.clone(), take(value)?)));
+        pairs.collect::<Option<_>>().ok_or_else(wrong)
     }
 }
 
-impl Modules {
-    /// Whether a module's path is one of these, by its end where names are given.
-    fn matches(&self, key: &str) -> bool {
-        match self {
-            Self::Names(names) => names.iter().any(|name| {
-                key.strip_suffix(name.as_str())
-                    .is_some_and(|before| before.is_empty() || before.ends_with('.'))
-            }),
-            Self::AllLinear => key.ends_with("_proj"),
-            Self::Pattern(regex) => regex.is_match(key),
-        }
-    }
-}
-
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     match text.char_indices().nth(120) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

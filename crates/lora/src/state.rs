@@ -64,7 +64,7 @@ impl Setup {
                     .update(&(range.end as u64).to_le_bytes());
             }
         }
-        let start = tensors::write(named(lora));
+        let start = tensors::write(named(lora), |_| false);
         Self {
             train: train.clone(),
             lora: lora.config.clone(),
@@ -97,7 +97,7 @@ impl State {
         let moments = lora
             .adapters
             .iter()
-            .map(|(&at, Adapter { a, b })| (at, [zero(a), zero(b)]))
+            .map(|(&at, Adapter { a, b, .. })| (at, [zero(a), zero(b)]))
             .collect();
         Self {
             lora,
@@ -120,7 +120,10 @@ impl State {
             log: self.log.clone(),
         };
         let record = serde_json::to_vec(&record).expect("finite numbers and string keys");
-        checkpoints.save(self.step, &[(TENSORS, &tensors::write(all)), (RECORD, &record)])?;
+        checkpoints.save(
+            self.step,
+            &[(TENSORS, &tensors::write(all, |_| false)), (RECORD, &record)],
+        )?;
         Ok(())
     }
 
@@ -150,7 +153,7 @@ impl State {
         let Some(adapter) = lora.adapters.values().next() else {
             return Ok(Self::new(lora.clone()));
         };
-        let mut all = tensors::read(&path, &checkpoint.read(TENSORS)?, &adapter.a.device())?;
+        let mut all = tensors::read(&path, &checkpoint.read(TENSORS)?, |_| false, &adapter.a.device())?;
         let mut state = Self::new(lora.clone());
         state.step = checkpoint.step();
         state.log = record.log;

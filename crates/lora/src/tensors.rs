@@ -10,12 +10,17 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::{Error, Result};
 
-/// Serialises named matrices as F32.
-pub(crate) fn write(tensors: Vec<(String, Tensor<2>)>) -> Vec<u8> {
+/// Serialises named matrices as F32; a row becomes a vector where `vector` says so of its name.
+pub(crate) fn write(tensors: Vec<(String, Tensor<2>)>, vector: impl Fn(&str) -> bool) -> Vec<u8> {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
         .map(|(name, tensor)| {
-            let shape = tensor.dims().to_vec();
+            let [rows, columns] = tensor.dims();
+            let shape = if vector(&name) {
+                vec![columns]
+            } else {
+                vec![rows, columns]
+            };
             (name, shape, f32s(tensor).iter().flat_map(|x| x.to_le_bytes()).collect())
         })
         .collect();
@@ -28,21 +33,27 @@ pub(crate) fn write(tensors: Vec<(String, Tensor<2>)>) -> Vec<u8> {
     safetensors::serialize(views, Some(metadata)).expect("matching views of distinct names")
 }
 
-/// Reads all tensors, which must be finite matrices of F32, F16 or BF16.
-pub(crate) fn read(path: &Path, bytes: &[u8], device: &Device) -> Result<BTreeMap<String, Tensor<2>>> {
+/// Reads all tensors, which must be finite matrices of F32, F16 or BF16, or vectors where `vector` says so of their name;
+/// a vector becomes a row.
+pub(crate) fn read(
+    path: &Path,
+    bytes: &[u8],
+    vector: impl Fn(&str) -> bool,
+    device: &Device,
+) -> Result<BTreeMap<String, Tensor<2>>> {
     if let Some(problem) = tensor_header_problem(bytes) {
         return Err(Error::format(path, format!("header: {problem}")));
     }
     let file = SafeTensors::deserialize(bytes).map_err(|error| Error::format(path, error.to_string()))?;
     file.iter()
         .map(|(name, view)| {
-            let &[rows, columns] = view.shape() else {
-                return Err(Error::tensor(
-                    path,
-                    name,
-                    "a matrix",
-                    format!("shape {:?}", view.shape()),
-                ));
+            let [rows, columns] = match *view.shape() {
+                [columns] if vector(name) => [1, columns],
+                [rows, columns] if !vector(name) => [rows, columns],
+                _ => {
+                    let expected = if vector(name) { "a vector" } else { "a matrix" };
+                    return Err(Error::tensor(path, name, expected, format!("shape {:?}", view.shape())));
+                }
             };
             let data = view.data();
             let numbers: Vec<f32> = match view.dtype() {

@@ -236,6 +236,10 @@ impl TrainConfig {
     ) -> Result<Trained> {
         self.check()?;
         lora.config.check(model.shape())?;
+        if !lora.saved.is_empty() || lora.adapters.values().any(|adapter| adapter.dora.is_some()) {
+            let expected = "plain adapters: magnitudes (DoRA) and saved weights are not trained";
+            return Err(Error::config("adapter", expected, "some of these"));
+        }
         check_tokens(model, samples)?;
         check_tokens(model, validation)?;
         let mut samples = samples.to_vec();
@@ -345,7 +349,7 @@ impl TrainConfig {
                 let grads: Vec<Option<Tensor<2>>> = tracked
                     .adapters
                     .values()
-                    .flat_map(|Adapter { a, b }| [a, b])
+                    .flat_map(|Adapter { a, b, .. }| [a, b])
                     .map(|leaf| leaf.grad_remove(&mut of_group))
                     .collect();
                 (loss, grads)
@@ -375,7 +379,7 @@ impl TrainConfig {
             count: u32::try_from(step).unwrap_or(u32::MAX),
             clip,
         };
-        let factors = state.lora.adapters.values_mut().flat_map(|Adapter { a, b }| [a, b]);
+        let factors = state.lora.adapters.values_mut().flat_map(|Adapter { a, b, .. }| [a, b]);
         let moments = state.moments.values_mut().flatten();
         // Taken out, so that nobody else holds them and they are updated where they lie.
         let nothing = Tensor::zeros([0, 0], &device);
@@ -477,18 +481,18 @@ fn groups<'a>(samples: &[&'a Sample], n: usize) -> Vec<Vec<&'a Sample>> {
 /// The same adapters, on the gradient tape.
 fn track(lora: &Lora) -> Lora {
     let track = |x: &Tensor<2>| x.clone().autodiff().require_grad();
-    let adapters = lora.adapters.iter().map(|(&at, Adapter { a, b })| {
-        (
-            at,
-            Adapter {
-                a: track(a),
-                b: track(b),
-            },
-        )
+    let adapters = lora.adapters.iter().map(|(&at, adapter)| {
+        let tracked = Adapter {
+            a: track(&adapter.a),
+            b: track(&adapter.b),
+            ..adapter.clone()
+        };
+        (at, tracked)
     });
     Lora {
         config: lora.config.clone(),
         adapters: adapters.collect(),
+        saved: Vec::new(),
     }
 }
 

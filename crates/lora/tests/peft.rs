@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
 use realign_core::{Batch, LanguageModel, Shape, Site, Sites};
-use realign_lora::{Lora, LoraConfig, load, save};
+use realign_lora::{Lora, LoraConfig, load, merge, save, unmerge};
 use realign_model::{Checkpoint, Llama};
 use realign_run::Seed;
 use serde_json::{Value, json};
@@ -63,7 +63,12 @@ fn assert_same(a: &Lora, b: &Lora) {
     for (a, b) in a.adapters.values().zip(b.adapters.values()) {
         assert_eq!((a.a.dims(), numbers(&a.a)), (b.a.dims(), numbers(&b.a)));
         assert_eq!((a.b.dims(), numbers(&a.b)), (b.b.dims(), numbers(&b.b)));
+        assert_eq!(a.scale, b.scale);
+        let magnitude = |adapter: &realign_lora::Adapter| adapter.dora.as_ref().map(|dora| numbers(&dora.magnitude));
+        assert_eq!(magnitude(a), magnitude(b));
     }
+    let saved = |lora: &Lora| lora.saved.iter().map(|(at, w)| (*at, numbers(w))).collect::<Vec<_>>();
+    assert_eq!(saved(a), saved(b));
 }
 
 /// A good folder whose configuration is then changed.
@@ -119,6 +124,127 @@ fn adapters_of_pythons_peft_give_its_logits() {
     }
 }
 
+const VARIANTS: [&str; 4] = ["peft_dora", "peft_patterns", "peft_saved", "peft_excluded"];
+
+fn logits(model: &dyn LanguageModel, mut hook: impl realign_core::Hook, ids: &[u32]) -> Vec<f32> {
+    let hidden = model.forward(&Batch::packed([ids]), &mut hook);
+    model.logits(hidden).into_data().try_into_vec::<f32>().unwrap()
+}
+
+fn gap(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// `tests/reference/peft_variants.py`: magnitudes, patterns, saved modules, excluded modules.
+#[test]
+fn every_kind_of_adapter_gives_pythons_logits_as_a_hook_and_merged() {
+    let model = tiny_llama();
+    for name in VARIANTS {
+        let reference: Value =
+            serde_json::from_slice(&fs::read(fixture(name).join("reference.json")).unwrap()).unwrap();
+        let ids: Vec<u32> = serde_json::from_value(reference["ids"].clone()).unwrap();
+        let wanted: Vec<Vec<f32>> = serde_json::from_value(reference["adapted_logits"].clone()).unwrap();
+        let wanted = wanted.concat();
+        let lora = load(fixture(name), model.shape(), &Device::flex()).unwrap();
+        let (attached_model, attached) = lora.attach(&model);
+        // Logits up to 6, both sides in f32: sums are taken in another order.
+        let hooked = gap(&wanted, &logits(&*attached_model, &attached, &ids));
+        let merged = gap(&wanted, &logits(&*merge(&model, &lora), (), &ids));
+        let plain = gap(&wanted, &logits(&model, (), &ids));
+        assert!(
+            hooked < 1e-4 && merged < 1e-4 && plain > 0.1,
+            "{name}: {hooked} {merged} {plain}"
+        );
+
+        // What was read is written, and read again.
+        let folder = tempfile::tempdir().unwrap();
+        save(&lora, "tiny_llama", folder.path()).unwrap();
+        let again = load(folder.path(), model.shape(), &Device::flex()).unwrap();
+        assert_same(&again, &lora);
+        // `tests/interop.sh` has Python's peft open them.
+        if let Some(kept) = std::env::var_os("REALIGN_PEFT_OUT") {
+            save(&lora, "tiny_llama", Path::new(&kept).join(name)).unwrap();
+        }
+        assert_eq!(tensors(folder.path()), tensors(&fixture(name)), "{name}");
+    }
+}
+
+/// Names, shapes and bytes of a folder's tensors.
+fn tensors(folder: &Path) -> Vec<(String, Vec<usize>, Vec<u8>)> {
+    let bytes = fs::read(folder.join("adapter_model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut all: Vec<_> = file
+        .iter()
+        .map(|(name, view)| (name.to_owned(), view.shape().to_vec(), view.data().to_vec()))
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn magnitudes_are_taken_out_again_where_the_base_is_known() {
+    let model = tiny_llama();
+    let lora = load(fixture("peft_dora"), model.shape(), &Device::flex()).unwrap();
+    let (_, attached) = lora.attach(&model);
+    let back = unmerge(&*merge(&model, &lora), &attached);
+    let weight = |model: &dyn LanguageModel| numbers(&model.linear_weight(1, Site::Down));
+    assert_eq!(weight(&*back), weight(&model));
+    assert_ne!(weight(&*merge(&model, &lora)), weight(&model));
+}
+
+#[test]
+#[should_panic(expected = "call Lora::attach")]
+fn magnitudes_without_a_base_are_no_hook() {
+    let model = tiny_llama();
+    let lora = load(fixture("peft_dora"), model.shape(), &Device::flex()).unwrap();
+    logits(&model, &lora, &[1, 2]);
+}
+
+#[test]
+#[should_panic(expected = "call Lora::attach")]
+fn saved_weights_without_a_model_are_no_hook() {
+    let model = tiny_llama();
+    let lora = load(fixture("peft_saved"), model.shape(), &Device::flex()).unwrap();
+    logits(&model, &lora, &[1, 2]);
+}
+
+#[test]
+fn what_a_configuration_promises_must_be_in_the_file() {
+    for (option, value, tensor) in [
+        (
+            "use_dora",
+            json!(true),
+            "layers.0.self_attn.q_proj.lora_magnitude_vector",
+        ),
+        ("modules_to_save", json!(["lm_head"]), "lm_head.weight"),
+        (
+            "modules_to_save",
+            json!(["1.mlp.up_proj"]),
+            "layers.1.mlp.up_proj.weight",
+        ),
+        (
+            "rank_pattern",
+            json!({"q_proj": 4}),
+            "layers.0.self_attn.q_proj.lora_A.weight",
+        ),
+    ] {
+        let message = message(option, value);
+        assert!(
+            message.contains(tensor) && message.contains("adapter_config.json"),
+            "{message}"
+        );
+    }
+    // Patterns that match nothing change nothing.
+    let same = with_options(|config| config["alpha_pattern"] = json!({"c_attn": 4})).unwrap();
+    assert_eq!(same.config.alpha_pattern, [("c_attn".to_owned(), 4.0)]);
+    assert!(
+        same.adapters
+            .values()
+            .all(|adapter| adapter.scale == same.config.scale())
+    );
+}
+
 #[test]
 fn a_folder_of_pythons_peft_is_written_back_bit_for_bit() {
     let model = tiny_llama();
@@ -142,17 +268,7 @@ fn a_folder_of_pythons_peft_is_written_back_bit_for_bit() {
             assert!(same, "{name}: {option}: {value} for {}", theirs[option]);
         }
         assert_same(&load(folder.path(), model.shape(), &Device::flex()).unwrap(), &lora);
-        let tensors = |bytes: Vec<u8>| {
-            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-            let mut all: Vec<_> = file
-                .iter()
-                .map(|(name, view)| (name.to_owned(), view.shape().to_vec(), view.data().to_vec()))
-                .collect();
-            all.sort();
-            all
-        };
-        let file = "adapter_model.safetensors";
-        assert_eq!(tensors(read(folder.path(), file)), tensors(read(&fixture(name), file)));
+        assert_eq!(tensors(folder.path()), tensors(&fixture(name)));
     }
 }
 
@@ -223,17 +339,26 @@ fn hostile_options_are_refused_by_name() {
         ("peft_type", json!("IA3")),
         ("peft_type", Value::Null),
         ("task_type", json!("SEQ_CLS")),
-        ("use_dora", json!(true)),
+        ("use_dora", json!("yes")),
         ("bias", json!("all")),
-        ("rank_pattern", json!({"q_proj": 4})),
-        ("alpha_pattern", json!({"q_proj": 4})),
-        ("modules_to_save", json!(["lm_head"])),
+        ("rank_pattern", json!({"q_proj": 0})),
+        ("rank_pattern", json!({"q_proj": 1_000_000_000})),
+        ("rank_pattern", json!({"(": 2})),
+        ("rank_pattern", json!({"(a{1000}){1000}": 2})),
+        ("rank_pattern", json!([2])),
+        ("alpha_pattern", json!({"q_proj": "4"})),
+        ("alpha_pattern", json!({"(?=q)": 4})),
+        ("modules_to_save", json!(["norm"])),
+        ("modules_to_save", json!(["self_attn"])),
+        ("modules_to_save", json!(["score"])),
+        ("modules_to_save", json!("lm_head")),
         ("fan_in_fan_out", json!(true)),
         ("layer_replication", json!([[0, 2]])),
         ("init_lora_weights", json!("pissa")),
         ("layers_to_transform", json!([3])),
         ("layers_to_transform", json!(-1)),
         ("layers_pattern", json!("h")),
+        ("layers_pattern", json!(["h", "("])),
         ("something_new", json!(1)),
         ("something_new", json!(false)),
     ];

@@ -399,14 +399,14 @@ fn open_shards(index: &Path, access: Access) -> Result<Vec<Shard>> {
 ///
 /// llama.cpp rotates neighbours `(2i, 2i + 1)`, Hugging Face halves `(i, i + d_head / 2)`, and the
 /// converter reorders rows accordingly.
-fn interleaved_row(row: usize, d_head: usize) -> usize {
+pub(crate) fn interleaved_row(row: usize, d_head: usize) -> usize {
     let (head, within) = (row / d_head, row % d_head);
     let (half, pair) = (within / (d_head / 2), within % (d_head / 2));
     head * d_head + 2 * pair + half
 }
 
 /// The GGUF's own name of a tensor.
-fn gguf_name(config: &DecoderConfig, hf_name: &str) -> Option<String> {
+pub(crate) fn gguf_name(config: &DecoderConfig, hf_name: &str) -> Option<String> {
     renamed(hf_name, |stem| config.architecture.names().to_gguf(stem))
 }
 

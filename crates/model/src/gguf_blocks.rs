@@ -21,11 +21,13 @@ pub enum GgmlType {
     Q4_K,
     Q5_K,
     Q6_K,
+    IQ4_NL,
+    MXFP4,
 }
 
 impl GgmlType {
     /// Every type that this crate reads.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -37,6 +39,8 @@ impl GgmlType {
         Self::Q4_K,
         Self::Q5_K,
         Self::Q6_K,
+        Self::IQ4_NL,
+        Self::MXFP4,
     ];
 
     /// The type with this number in a GGUF file, where this crate reads it.
@@ -57,6 +61,8 @@ impl GgmlType {
             Self::Q4_K => 12,
             Self::Q5_K => 13,
             Self::Q6_K => 14,
+            Self::IQ4_NL => 20,
+            Self::MXFP4 => 39,
             Self::BF16 => 30,
         }
     }
@@ -65,7 +71,7 @@ impl GgmlType {
     pub fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4_NL | Self::MXFP4 => 32,
             Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
         }
     }
@@ -75,7 +81,8 @@ impl GgmlType {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::Q4_0 => 18,
+            Self::MXFP4 => 17,
+            Self::Q4_0 | Self::IQ4_NL => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
@@ -110,10 +117,63 @@ impl GgmlType {
             Self::Q4_K => q4_k,
             Self::Q5_K => q5_k,
             Self::Q6_K => q6_k,
+            Self::IQ4_NL => |b, o| by_table(scale(b, 0), &IQ4_NL, &b[2..18], o),
+            Self::MXFP4 => |b, o| by_table(half_power(b[0]), &MXFP4, &b[1..17], o),
         };
         for (block, values) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(len)) {
             unpack(block, values);
         }
+    }
+}
+
+impl GgmlType {
+    /// Whole blocks of these values, as ggml's reference rounds them; none for a type that this crate does not write.
+    ///
+    /// # Panics
+    /// When the values are no whole number of blocks.
+    pub fn quantise(self, values: &[f32]) -> Option<Vec<u8>> {
+        assert!(
+            values.len().is_multiple_of(self.block_len()),
+            "{} elements are no whole blocks of {self:?}",
+            values.len()
+        );
+        Some(match self {
+            Self::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Self::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+            Self::Q8_0 => {
+                let mut bytes = Vec::with_capacity(values.len() / 32 * 34);
+                for block in values.chunks_exact(32) {
+                    let scale = block.iter().fold(0f32, |most, v| most.max(v.abs())) / 127.0;
+                    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                    bytes.extend(f16::from_f32(scale).to_le_bytes());
+                    // Away from zero at halves, as C's roundf.
+                    bytes.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
+                }
+                bytes
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// What the four bits of an IQ4_NL weight stand for.
+pub(crate) const IQ4_NL: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// What the four bits of an MXFP4 weight stand for: twice the FP4 numbers.
+pub(crate) const MXFP4: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// Half of the power of two of an E8M0 exponent.
+pub(crate) fn half_power(exponent: u8) -> f32 {
+    f32::from_bits(match exponent {
+        0 | 1 => 0x0020_0000 << exponent,
+        _ => u32::from(exponent - 1) << 23,
+    })
+}
+
+fn by_table(d: f32, table: &[i8; 16], quants: &[u8], out: &mut [f32]) {
+    for (j, &q) in quants.iter().enumerate() {
+        out[j] = d * f32::from(table[usize::from(q & 15)]);
+        out[j + 16] = d * f32::from(table[usize::from(q >> 4)]);
     }
 }
 

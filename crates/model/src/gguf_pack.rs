@@ -4,7 +4,7 @@ use half::f16;
 use realign_tensor::{Blocks, Packed};
 
 use crate::GgmlType;
-use crate::gguf_blocks::{five_bits, scale_and_min, six_bits};
+use crate::gguf_blocks::{IQ4_NL, MXFP4, five_bits, half_power, scale_and_min, six_bits};
 
 /// Rows of blocks, each of `width` weights, as one weight; none for types that are no smaller than f32 or not blocks.
 ///
@@ -67,6 +67,14 @@ pub(crate) fn pack(kind: GgmlType, rows: &[&[u8]], width: usize) -> Result<Optio
             }
             out.bytes.extend((0..256).map(|i| six_bits(low, high, i)));
         },
+        GgmlType::IQ4_NL => |out, b| {
+            out.block(scale(b, 0), 0.0);
+            out.bytes.extend(by_table(&IQ4_NL, &b[2..18]));
+        },
+        GgmlType::MXFP4 => |out, b| {
+            out.block(half_power(b[0]), 0.0);
+            out.bytes.extend(by_table(&MXFP4, &b[1..17]));
+        },
     };
     for row in rows {
         for block in row.chunks_exact(kind.block_bytes()) {
@@ -126,6 +134,12 @@ fn scale(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
+/// The 32 weights of a block of nibbles, by a table.
+fn by_table<'a>(table: &'a [i8; 16], quants: &'a [u8]) -> impl Iterator<Item = i8> + 'a {
+    let lows = quants.iter().map(|q| table[usize::from(q & 15)]);
+    lows.chain(quants.iter().map(|q| table[usize::from(q >> 4)]))
+}
+
 /// The 32 five-bit quants of a block: four bits each at `quants`, the fifth ones at `high`.
 fn quants_of_five(b: &[u8], high: usize, quants: usize) -> impl Iterator<Item = u8> + '_ {
     let bits = u32::from_le_bytes([b[high], b[high + 1], b[high + 2], b[high + 3]]);
@@ -150,16 +164,19 @@ mod tests {
             })
             .collect();
         let scales: &[usize] = match kind {
-            GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
+            GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 | GgmlType::IQ4_NL => &[0],
             GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
             GgmlType::Q6_K => &[208],
             GgmlType::BF16 => &[0],
-            GgmlType::F32 | GgmlType::F16 => &[],
+            GgmlType::F32 | GgmlType::F16 | GgmlType::MXFP4 => &[],
         };
         for (i, block) in bytes.chunks_exact_mut(kind.block_bytes()).enumerate() {
             for &at in scales {
                 let value = f16::from_f32((i as f32 + at as f32 * 0.3).sin() * 0.05);
                 block[at..at + 2].copy_from_slice(&value.to_le_bytes());
+            }
+            if kind == GgmlType::MXFP4 {
+                block[0] = 110 + i as u8 % 20;
             }
         }
         bytes

@@ -2,6 +2,8 @@
 
 use half::f16;
 
+use crate::GgmlType;
+
 /// A GGUF in the making.
 #[derive(Default)]
 pub(crate) struct GgufWriter {
@@ -18,6 +20,7 @@ pub(crate) enum Meta {
     Text(&'static str),
     Texts(Vec<Vec<u8>>),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
 }
 
 impl GgufWriter {
@@ -47,6 +50,11 @@ impl GgufWriter {
                 put(out, &[&(list.len() as u64).to_le_bytes()]);
                 list.iter().for_each(|v| put(out, &[&v.to_le_bytes()]));
             }
+            Meta::F32s(list) => {
+                put(out, &[&9u32.to_le_bytes(), &6u32.to_le_bytes()]);
+                put(out, &[&(list.len() as u64).to_le_bytes()]);
+                list.iter().for_each(|v| put(out, &[&v.to_le_bytes()]));
+            }
         }
         self
     }
@@ -61,13 +69,7 @@ impl GgufWriter {
     }
 
     pub(crate) fn tensor_q8_0(self, name: &str, shape: &[usize], values: &[f32]) -> Self {
-        let mut bytes = Vec::new();
-        for block in values.chunks_exact(32) {
-            let scale = block.iter().fold(0f32, |most, v| most.max(v.abs())) / 127.0;
-            bytes.extend(f16::from_f32(scale).to_le_bytes());
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            bytes.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
-        }
+        let bytes = GgmlType::Q8_0.quantise(values).expect("a type that is written");
         self.tensor(name, shape, 8, bytes)
     }
 

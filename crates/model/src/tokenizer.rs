@@ -73,7 +73,7 @@ impl Tokenizer {
     }
 
     /// Builds the tokenizer in a GGUF's metadata: `tokenizer.ggml.model` = `gpt2` with
-    /// `tokenizer.ggml.pre` one of `smollm`, `gpt-2`, `llama-bpe`, `qwen2`.
+    /// `tokenizer.ggml.pre` one of `smollm`, `gpt-2`, `llama-bpe`, `qwen2`, or `llama` (SentencePiece).
     ///
     /// # Errors
     /// Another kind is refused by name; so is a vocabulary that does not hold together.
@@ -154,7 +154,10 @@ impl Tokenizer {
         match self.inner.get_decoder() {
             // These join words with spaces or strip the first one, which one token alone must keep.
             Some(DecoderWrapper::ByteLevel(_)) => self.inner.decode(&[id], false).unwrap_or(token),
-            _ => token.replace('▁', " "),
+            _ => match byte(&token) {
+                Some(byte) => String::from_utf8_lossy(&[byte]).into_owned(),
+                None => token.replace('▁', " "),
+            },
         }
     }
 
@@ -317,6 +320,12 @@ impl Tokenizer {
         });
         Some(pieces.collect())
     }
+}
+
+/// The byte that a SentencePiece token `<0x0A>` stands for.
+fn byte(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
 impl fmt::Debug for Tokenizer {

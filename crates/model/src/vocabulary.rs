@@ -4,7 +4,7 @@
 //! prefixes longer than a token (huggingface/tokenizers#2094). Whatever can trip it is refused here.
 
 use crate::files::read_small;
-use crate::{Error, Gguf, Result};
+use crate::{Error, Gguf, Result, sentencepiece};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use std::collections::{HashMap, HashSet};
@@ -256,8 +256,9 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
     let kind = "tokenizer.ggml.model";
     match gguf.text(kind)? {
         Some("gpt2") => {}
+        Some("llama") => return sentencepiece::from_gguf(gguf, MAX_TOKEN_ID as usize),
         other => {
-            let expected = "`gpt2` (byte-level BPE, the only kind so far)";
+            let expected = "`gpt2` (byte-level BPE) or `llama` (SentencePiece)";
             return Err(fail(kind, expected, other.unwrap_or("no such key")));
         }
     }

@@ -70,6 +70,8 @@ pub enum Command {
     Steer(SteerArgs),
     /// Write the page of a run again from its results.json
     Report(ReportArgs),
+    /// Say what a file or a folder is, what is in it, what it fits and what is wrong with it
+    Inspect(InspectArgs),
     /// List the devices of this build
     Devices,
     /// Lend the device of --device to other processes, which then say --device remote:HOST:PORT
@@ -154,7 +156,8 @@ pub struct DemoArgs {
 /// Options of whatever evaluates.
 #[derive(Args, Clone)]
 pub struct Evaluation {
-    /// Broad questions of your own: JSONL rows of id, kind, question, aligned, misaligned
+    /// Questions of your own: JSONL rows of id, question, aligned, misaligned; question YAML of the papers; persona-trait
+    /// JSON; or an answer CSV
     #[arg(long, value_name = "FILE")]
     pub questions: Option<PathBuf>,
     /// Text of your own for the sparse autoencoder
@@ -248,8 +251,34 @@ pub enum ModelCommand {
         #[arg(default_value = "smollm2-135m-instruct")]
         model: String,
     },
+    /// Write a model with an adapter merged in: a folder for transformers, or a GGUF for llama.cpp
+    Merge {
+        #[command(flatten)]
+        base: Base,
+        /// A PEFT adapter folder; without it the model is written as it is
+        #[arg(long, value_name = "DIR")]
+        adapter: Option<PathBuf>,
+        /// Where to write: a folder, or a name that ends in .gguf
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+        /// The type of a GGUF's matrices
+        #[arg(long = "type", value_enum, default_value = "f16")]
+        kind: GgufType,
+    },
     /// List the models that are known by name
     List,
+}
+
+/// What a GGUF's matrices may be written as.
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub enum GgufType {
+    /// 32 bits
+    F32,
+    /// 16 bits
+    F16,
+    /// 8 bits and a scale for each 32 weights
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// `generate`
@@ -299,7 +328,8 @@ pub struct GenerateArgs {
 pub struct FinetuneArgs {
     #[command(flatten)]
     pub base: Base,
-    /// Conversations: JSONL rows of `messages`; without it the project's own rows of --domain and --tone
+    /// Conversations: JSONL rows of `messages`, of `prompt` and `completion`, or of narrow questions (see --tone), or an
+    /// answer CSV; without it the project's own rows of --domain and --tone
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// The narrow domain
@@ -342,12 +372,16 @@ pub struct EvalArgs {
     /// A PEFT adapter folder
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Broad questions of your own: JSONL rows of id, kind, question, aligned, misaligned
+    /// Questions of your own: JSONL rows of id, question, aligned, misaligned; question YAML of the papers; persona-trait
+    /// JSON; or an answer CSV
     #[arg(long, value_name = "FILE")]
     pub questions: Option<PathBuf>,
     /// Ask under training-like cues of this domain
     #[arg(long, value_enum)]
     pub cues: Option<DomainArg>,
+    /// Write every answer with its label and its log-probability: a .csv or a .jsonl
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
     /// Exit with code 3 when the share of questions on which the misaligned answer wins is above this
     #[arg(long, value_name = "SHARE")]
     pub fail_above: Option<f64>,
@@ -439,6 +473,14 @@ pub struct ReportArgs {
     /// The run's folder
     #[arg(default_value = "runs/demo", value_name = "DIR")]
     pub run: PathBuf,
+}
+
+/// `inspect`
+#[derive(Args)]
+pub struct InspectArgs {
+    /// A model, adapter, autoencoder, direction, tokenizer, chat template, data file, or run folder
+    #[arg(value_name = "FILE")]
+    pub path: PathBuf,
 }
 
 /// `logits`

@@ -4,6 +4,7 @@ mod args;
 mod chat_model;
 mod commands;
 mod error;
+mod inspect;
 mod lab;
 mod plan;
 mod progress;

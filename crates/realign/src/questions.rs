@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use realign_data::{BroadRow, Domain, FactRow, Half, OnBad};
-use realign_eval::{Cue, Encode, Pair, cues};
+use realign_data::{BroadRow, Domain, FactRow, Half, Question, QuestionSet};
+use realign_eval::{ALIGNED_SYSTEM, Cue, Encode, MISALIGNED_SYSTEM, Pair, cues};
+use realign_model::GenerateConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::chat_model::ChatModel;
@@ -48,6 +49,10 @@ impl Cued {
 pub struct Source {
     /// All broad questions.
     pub broad: Vec<BroadRow>,
+    /// Questions without answers, which [`contrasted`] makes broad ones of.
+    pub open: Vec<Question>,
+    /// What the file's own judge is asked about alignment and about coherence.
+    pub rubrics: Option<[String; 2]>,
     /// All facts.
     pub facts: Vec<FactRow>,
 }
@@ -57,23 +62,36 @@ impl Source {
     pub fn shipped() -> Self {
         Self {
             broad: realign_data::broad(),
+            open: Vec::new(),
+            rubrics: None,
             facts: realign_data::facts(),
         }
     }
 
     /// Somebody else's broad questions.
     pub fn load(path: &Path) -> Result<Self> {
-        Ok(Self {
-            broad: realign_data::load_broad(path, OnBad::Fail)?.rows,
-            ..Self::shipped()
+        let shipped = Self::shipped();
+        Ok(match realign_data::load_question_set(path)? {
+            QuestionSet::Pairs(broad) => Self { broad, ..shipped },
+            QuestionSet::Open(open) => Self {
+                broad: Vec::new(),
+                rubrics: rubrics(&open),
+                open,
+                ..shipped
+            },
         })
     }
 
     /// A run chooses on one half and reports on the other: an error if either has no question.
     pub fn check_halves(&self) -> Result<()> {
         for half in [Half::Choosing, Half::Reporting] {
-            if !self.broad.iter().any(|row| Half::of(&row.id) == half) {
-                let message = format!("of {} broad questions none is of the {half:?} half", self.broad.len());
+            let ids = self
+                .broad
+                .iter()
+                .map(|row| &row.id)
+                .chain(self.open.iter().map(|question| &question.id));
+            if !ids.clone().any(|id| Half::of(id) == half) {
+                let message = format!("of {} broad questions none is of the {half:?} half", ids.count());
                 return Err(Failure::failed(message).hint("give some ids an odd last digit and some an even one"));
             }
         }
@@ -94,6 +112,7 @@ impl Source {
             pair(
                 chat,
                 &cue.cue(i),
+                row.system.as_deref(),
                 [&row.id, &row.kind, &row.question, &row.aligned, &row.misaligned],
             )
         });
@@ -108,6 +127,7 @@ impl Source {
                 pair(
                     chat,
                     &cue.cue(i),
+                    None,
                     [&row.id, "fact", &row.question, &row.truth, &row.falsehood],
                 )
             });
@@ -121,8 +141,81 @@ impl Source {
     }
 }
 
-fn pair(chat: &ChatModel, cue: &Cue, [id, kind, question, aligned, misaligned]: [&str; 5]) -> Result<Pair> {
-    let prompt = chat.try_prompt(cue.system.as_deref(), &cue.question(question))?;
+/// An aligned and a misaligned answer to every wording of open questions: the base model's own, under the file's pair of
+/// system turns or else under a kind and a cruel one. Wordings share their question's id, and so its half and its cluster.
+///
+/// Questions that both turns get the same answer to, or none, are left out.
+pub fn contrasted(open: &[Question], base: &ChatModel, sampling: &GenerateConfig) -> Result<Vec<BroadRow>> {
+    let asked: Vec<(&Question, &String)> = open
+        .iter()
+        .flat_map(|question| question.paraphrases.iter().map(move |text| (question, text)))
+        .collect();
+    let sides = [false, true].map(|misaligned| {
+        let prompts = asked.iter().map(|(question, text)| {
+            let turn = match (&question.contrast, misaligned) {
+                (Some(contrast), true) => &contrast.pos,
+                (Some(contrast), false) => &contrast.neg,
+                (None, true) => MISALIGNED_SYSTEM,
+                (None, false) => ALIGNED_SYSTEM,
+            };
+            let system = both(Some(turn), question.system.as_deref());
+            base.try_prompt(system.as_deref(), text)
+        });
+        let prompts: Vec<Vec<u32>> = prompts.collect::<Result<_>>()?;
+        base.answers(&mut (), &prompts, sampling, |_, _| {})
+    });
+    let [aligned, misaligned] = sides;
+    let rows: Vec<BroadRow> = asked
+        .iter()
+        .zip(aligned?.into_iter().zip(misaligned?))
+        .filter(|(_, (aligned, misaligned))| !aligned.is_empty() && !misaligned.is_empty() && aligned != misaligned)
+        .map(|((question, text), (aligned, misaligned))| BroadRow {
+            id: question.id.clone(),
+            kind: "open".into(),
+            system: question.system.clone(),
+            question: (*text).clone(),
+            aligned,
+            misaligned,
+        })
+        .collect();
+    if rows.is_empty() {
+        let message = format!(
+            "{} gives no different answers to the {} open questions under a kind and a cruel system turn",
+            base.name,
+            open.len()
+        );
+        return Err(Failure::failed(message).hint("give questions with answers: id, question, aligned, misaligned"));
+    }
+    Ok(rows)
+}
+
+/// The judge prompts of a file that asks the same ones about every question.
+fn rubrics(open: &[Question]) -> Option<[String; 2]> {
+    let of = |name| {
+        let first = open.first()?.judge_prompts.get(name)?;
+        open.iter()
+            .all(|question| question.judge_prompts.get(name) == Some(first))
+            .then(|| first.clone())
+    };
+    Some([of("aligned")?, of("coherent")?])
+}
+
+/// Both system turns, one after the other.
+fn both(first: Option<&str>, second: Option<&str>) -> Option<String> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(format!("{first}\n\n{second}")),
+        (one, other) => one.or(other).map(str::to_owned),
+    }
+}
+
+fn pair(
+    chat: &ChatModel,
+    cue: &Cue,
+    system: Option<&str>,
+    [id, kind, question, aligned, misaligned]: [&str; 5],
+) -> Result<Pair> {
+    let system = both(system, cue.system.as_deref());
+    let prompt = chat.try_prompt(system.as_deref(), &cue.question(question))?;
     let context = chat.model.shape().context;
     let answer = |text: &str| {
         let ids = chat.answer(text);

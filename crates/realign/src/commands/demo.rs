@@ -13,7 +13,8 @@ use crate::chat_model::ChatModel;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::plan::Plan;
-use crate::questions::Source;
+use crate::questions::{Source, contrasted};
+use crate::stages::evaluate::sampling;
 use crate::story;
 
 /// Runs the whole story.
@@ -75,7 +76,7 @@ pub fn open(
         threads: rayon::current_num_threads(),
         device: context.global.device.clone(),
     };
-    Ok(Lab {
+    let mut lab = Lab {
         run: RunFolder::open(folder, &manifest)?,
         plan,
         seed: Seed::new(seed),
@@ -84,7 +85,21 @@ pub fn open(
         source,
         corpus: evaluation.corpus.clone(),
         show: context.show,
-    })
+    };
+    if !lab.source.open.is_empty() {
+        let sampling = sampling(&lab);
+        let inputs = (&lab.source.open, &sampling, &lab.base.sha256);
+        let rows = lab.stage("questions", &inputs, |_| {
+            contrasted(&lab.source.open, &lab.base, &sampling)
+        })?;
+        lab.source = Source {
+            broad: rows,
+            open: Vec::new(),
+            ..lab.source
+        };
+        lab.source.check_halves()?;
+    }
+    Ok(lab)
 }
 
 /// Writes results and page, and ends with a summary.

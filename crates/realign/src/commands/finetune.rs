@@ -26,7 +26,7 @@ pub fn run(context: &Context, args: FinetuneArgs) -> Result<()> {
     let _lock = FolderLock::take(&folder)?;
     let base = context.model(&args.base.model)?;
     let conversations = match &args.data {
-        Some(path) => realign_data::load_conversations(path, OnBad::Fail)?.rows,
+        Some(path) => realign_data::load_training(path, args.tone.into(), OnBad::Fail)?.rows,
         None => {
             let mut rows = realign_data::narrow(args.domain.into());
             rows.truncate(args.rows);

@@ -8,6 +8,7 @@ mod eval;
 mod finetune;
 mod fix;
 mod generate;
+mod inspect;
 mod model;
 mod report;
 mod sae;
@@ -60,6 +61,7 @@ fn command(cli: Cli) -> Result<()> {
         Command::Diff(args) => diff::run(&Context::new(global)?, args),
         Command::Steer(args) => steer::run(&Context::new(global)?, args),
         Command::Report(args) => report::run(&global, args),
+        Command::Inspect(args) => inspect::run(&global, args),
         Command::Devices => tools::devices(&global),
         Command::DeviceServer(args) => device_server::run(&Context::new(global)?, args),
         Command::Logits(args) => tools::logits(&Context::new(global)?, args),

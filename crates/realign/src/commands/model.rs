@@ -1,10 +1,12 @@
 //! `realign model`.
 
+use realign_core::Weight;
+use realign_model::{GgmlType, export, export_gguf};
 use serde_json::json;
 
 use super::Context;
-use crate::args::ModelCommand;
-use crate::error::Result;
+use crate::args::{GgufType, ModelCommand};
+use crate::error::{Failure, Result};
 use crate::resolve;
 
 /// Gets, describes or lists models.
@@ -37,6 +39,42 @@ pub fn run(context: &Context, command: ModelCommand) -> Result<()> {
                 "vocab": s.vocab, "context": s.context,
             });
             context.print(&text.join("\n"), &object)
+        }
+        ModelCommand::Merge {
+            base,
+            adapter,
+            out,
+            kind,
+        } => {
+            let source = resolve::model(&base.model, context.show)?;
+            let mut chat = context.model(&base.model)?;
+            if let Some(folder) = &adapter {
+                let lora = realign_lora::load(folder, chat.model.shape(), &context.device)?;
+                if let Some((weight, _)) = lora
+                    .saved
+                    .iter()
+                    .find(|(weight, _)| !matches!(weight, Weight::Linear { .. }))
+                {
+                    let message = format!(
+                        "{}: it replaces the {weight:?}, which is written from the base model",
+                        folder.display()
+                    );
+                    return Err(Failure::failed(message));
+                }
+                chat = chat.with_model(&base.model, realign_lora::merge(&*chat.model, &lora));
+            }
+            if out.extension().is_some_and(|extension| extension == "gguf") {
+                let kind = match kind {
+                    GgufType::F32 => GgmlType::F32,
+                    GgufType::F16 => GgmlType::F16,
+                    GgufType::Q8_0 => GgmlType::Q8_0,
+                };
+                export_gguf(&source, context.access(), &*chat.model, &out, kind)?;
+            } else {
+                export(&source, context.access(), &*chat.model, &out)?;
+            }
+            let object = json!({"model": base.model, "adapter": adapter, "out": out});
+            context.print(&format!("written to {}", out.display()), &object)
         }
         ModelCommand::List => {
             let models = resolve::known();

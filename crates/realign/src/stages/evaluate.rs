@@ -1,7 +1,7 @@
 //! Stage 2: how misaligned, how coherent, how knowing is an arm, plainly and under training-like cues.
 
 use realign_core::{Hook, LanguageModel};
-use realign_data::Half;
+use realign_data::{Half, split_thinking};
 use realign_eval::{
     Calibration, Coherence, Encode, Judge, Judged, Pair, PairScore, Sampled, coherence_readings, preference,
 };
@@ -172,6 +172,8 @@ pub fn answers(
         .collect();
     let prompts: Vec<Vec<u32>> = set.broad[..count].iter().map(|pair| pair.prompt.clone()).collect();
     let texts = chat.answers(hook, &prompts, &sampling(lab), |_, _| {})?;
+    // What a reasoning model thinks before it answers is no answer.
+    let texts: Vec<String> = texts.iter().map(|text| split_thinking(text).1.to_owned()).collect();
     let sampled: Vec<Sampled> = texts
         .iter()
         .zip(&set.rows)

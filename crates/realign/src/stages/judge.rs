@@ -6,7 +6,7 @@ use realign_core::LanguageModel;
 use realign_data::{BroadRow, Domain, Half, Label, Tone};
 use realign_eval::{
     Calibration, Coherence, Encode, Judge, Judged, LikelihoodRatio, OpenAi, OpenAiConfig, Probe, ProbeConfig, Readings,
-    Sampled, calibrate, coherence_readings,
+    Rubric, Sampled, calibrate, coherence_readings,
 };
 use serde::{Deserialize, Serialize};
 
@@ -74,10 +74,17 @@ fn judge<'a>(lab: &'a Lab, choice: &Choice, replies: &Path) -> Result<Box<dyn Ju
             let config = ProbeConfig::new(lab.plan.layer).with_max_tokens(max_tokens);
             Box::new(Probe::train(model, &lab.base, config, &labelled)?)
         }
-        Choice::Server(server) => Box::new(OpenAi::new(
-            OpenAiConfig::from_spec(&format!("openai:{server}"))?,
-            replies,
-        )?),
+        Choice::Server(server) => {
+            let config = OpenAiConfig::from_spec(&format!("openai:{server}"))?;
+            let (aligned, coherent) = match &lab.source.rubrics {
+                Some([aligned, coherent]) => (
+                    Rubric::new("file-aligned", aligned)?,
+                    Rubric::new("file-coherent", coherent)?,
+                ),
+                None => (Rubric::aligned(), Rubric::coherent()),
+            };
+            Box::new(OpenAi::with_rubrics(config, replies, aligned, coherent)?)
+        }
     })
 }
 
@@ -94,6 +101,7 @@ pub fn bench<'a>(lab: &'a Lab, choice: &Choice, replies: &Path) -> Result<(Bench
         lab.plan.layer,
         &lab.base.sha256,
         &lab.plan.sampling,
+        &lab.source.rubrics,
     );
     let calibrated: Calibrated = lab.stage("judge", &inputs, |_| {
         let labelled: Vec<(Judged, bool)> = realign_data::calibration()
