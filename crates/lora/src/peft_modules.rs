@@ -58,11 +58,15 @@ fn modules(shape: &Shape) -> Vec<Module> {
 }
 
 /// The path of the module that holds a weight.
+///
+/// # Panics
+/// For what is only a part of a module: biases and experts.
 pub(crate) fn module(weight: Weight) -> String {
     match weight {
         Weight::Embedding => "model.embed_tokens".to_owned(),
         Weight::Unembedding => "lm_head".to_owned(),
         Weight::Linear { layer, site } => module_path(layer, site),
+        other => panic!("{other:?} is no module of its own"),
     }
 }
 

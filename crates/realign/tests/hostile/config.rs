@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use realign::model::{Checkpoint, LlamaConfig};
+use realign::model::{Checkpoint, DecoderConfig, LlamaConfig};
 
 use crate::bounds::alone;
 use crate::model;
@@ -43,7 +43,7 @@ fn kind_25_values_that_are_no_size() {
         // Not JSON, so that no field can be named.
         let text = model::CONFIG.replace(&format!("\"{field}\": {was}"), &format!("\"{field}\": NaN"));
         alone.refused(field, text.len() as u64, &["config.json"], || {
-            LlamaConfig::from_json(text.as_bytes(), Path::new("config.json"))
+            DecoderConfig::from_json(text.as_bytes(), Path::new("config.json"))
         });
     }
 }
@@ -54,7 +54,7 @@ fn kind_25_an_architecture_that_nobody_knows_is_answered_with_those_that_are_kno
     for kind in ["\"no-such-model\"", "7", "null", "\"\""] {
         let text = model::CONFIG.replace("\"llama\"", kind);
         alone.refused(kind, text.len() as u64, &["config.json", "model_type", "llama"], || {
-            LlamaConfig::from_json(text.as_bytes(), Path::new("config.json"))
+            DecoderConfig::from_json(text.as_bytes(), Path::new("config.json"))
         });
     }
 }
@@ -67,7 +67,7 @@ fn kind_25_text_that_is_no_configuration() {
     for text in ["", "{", "null", "[]", "\u{feff}{}", "{}{}", &deep, &wide] {
         let what: String = text.chars().take(30).collect();
         alone.refused(&what, text.len() as u64, &["config.json"], || {
-            LlamaConfig::from_json(text.as_bytes(), Path::new("config.json"))
+            DecoderConfig::from_json(text.as_bytes(), Path::new("config.json"))
         });
     }
 }
@@ -116,7 +116,7 @@ fn kind_25_folders_pipes_and_devices() {
             path
         };
         let path = at("config.json");
-        alone.refused(what, 0, &["config.json"], || LlamaConfig::from_file(&path));
+        alone.refused(what, 0, &["config.json"], || DecoderConfig::from_file(&path));
         let path = at("tokenizer.json");
         alone.refused(what, 0, &["tokenizer.json"], || Tokenizer::from_file(&path));
         at("chat_template.jinja");
@@ -183,7 +183,7 @@ fn kind_25_a_gigabyte_where_a_kilobyte_belongs() {
     }
     let at = |name: &str| folder.path().join(name);
     alone.refused("config.json", 0, &["config.json"], || {
-        LlamaConfig::from_file(&at("config.json"))
+        DecoderConfig::from_file(&at("config.json"))
     });
     alone.refused("tokenizer.json", 0, &["tokenizer.json"], || {
         realign::model::Tokenizer::from_file(&at("tokenizer.json"))
