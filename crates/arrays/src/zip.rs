@@ -47,15 +47,15 @@ pub(crate) struct Archive {
 
 /// A member's bytes, unpacked; at their end the checksum is compared.
 pub(crate) struct Member<'a> {
-    from: From<'a>,
+    from: Packed<'a>,
     left: u64,
     /// The checksum so far and the right one.
     crc: Option<(flate2::Crc, u32)>,
 }
 
-enum From<'a> {
+enum Packed<'a> {
     Stored(Take<&'a mut File>),
-    Deflated(DeflateDecoder<BufReader<Take<&'a mut File>>>),
+    Deflated(Box<DeflateDecoder<BufReader<Take<&'a mut File>>>>),
 }
 
 impl Archive {
@@ -104,8 +104,8 @@ impl Archive {
         let packed = (&mut self.file).take(entry.packed);
         Ok(Member {
             from: match entry.stored {
-                true => From::Stored(packed),
-                false => From::Deflated(DeflateDecoder::new(BufReader::new(packed))),
+                true => Packed::Stored(packed),
+                false => Packed::Deflated(Box::new(DeflateDecoder::new(BufReader::new(packed)))),
             },
             left: entry.size,
             crc: checked.then(|| (flate2::Crc::new(), entry.crc)),
@@ -118,8 +118,8 @@ impl Read for Member<'_> {
         let wanted = out.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let out = &mut out[..wanted];
         let n = match &mut self.from {
-            From::Stored(from) => from.read(out)?,
-            From::Deflated(from) => from.read(out)?,
+            Packed::Stored(from) => from.read(out)?,
+            Packed::Deflated(from) => from.read(out)?,
         };
         self.left -= n as u64;
         if let Some((crc, right)) = &mut self.crc {

@@ -90,8 +90,9 @@ pub fn save_direction(direction: &Direction, out: &Path, architecture: Option<St
         model_hint: architecture.unwrap_or_default(),
         directions: [(layer, direction.vector.clone())].into(),
     };
-    Ok(match ending {
+    match ending {
         "gguf" => vector.save(out)?,
         _ => vector.save_safetensors(out)?,
-    })
+    }
+    Ok(())
 }

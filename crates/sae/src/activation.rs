@@ -7,6 +7,7 @@ use crate::{Error, Latents, Result};
 
 /// How pre-activations `h = x w_encᵀ + b_enc` become activations.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each SAE")]
 pub enum Activation {
     /// `relu(h)` of the `k` largest of each token (Gao et al. 2024).
     TopK {
