@@ -106,7 +106,8 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at);
         out.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        // Behind the opening: in `{%}` its own sign does not close it.
+        let Some(end) = tag[2..].find("%}").map(|end| end + 2) else {
             out.push_str(tag);
             return out;
         };

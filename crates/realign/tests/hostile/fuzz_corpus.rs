@@ -129,18 +129,31 @@ fn what_the_fuzzers_keep_is_replayed() {
     }
 }
 
+/// How often each seed is changed: `REALIGN_FUZZ_ROUNDS` for a long night.
+fn rounds() -> usize {
+    let asked = std::env::var("REALIGN_FUZZ_ROUNDS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok());
+    asked.unwrap_or(150)
+}
+
 #[test]
 fn seeds_that_are_changed_a_little_are_errors_or_sound() {
     use rand::RngExt;
-    let alone = alone();
     let targets: std::collections::HashMap<_, _> = targets::TARGETS.into_iter().collect();
     for (target, name, seed) in seeds() {
         let mut rng = Seed::new(1).stream(name);
-        for round in 0..150 {
+        for round in 0..rounds() {
             let bytes = mutated(&seed, &mut |n| rng.random_range(0..n));
-            alone.bounded(&format!("{target} {name} {round}"), bytes.len() as u64, || {
-                targets[target](&bytes)
-            });
+            let alone = alone();
+            let what = format!("{target}-{name}-{round}");
+            let run = || alone.bounded(&what, bytes.len() as u64, || targets[target](&bytes));
+            if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+                let kept = fuzz().join("artifacts");
+                std::fs::create_dir_all(&kept).unwrap();
+                std::fs::write(kept.join(what), &bytes).unwrap();
+                std::panic::resume_unwind(panic);
+            }
         }
     }
 }

@@ -76,12 +76,11 @@ fn kind_33_weights_that_are_transposed_or_missing() {
     ];
     std::fs::write(&path, model::safetensors(&all)).unwrap();
     Sae::load(folder.path(), &device).unwrap();
-    for at in 0..all.len() {
-        let name = all[at].0.clone();
+    for (at, (name, shape, _)) in all.iter().enumerate() {
         let mut transposed = all.to_vec();
-        transposed[at] = match all[at].1[..] {
-            [rows, columns] => tensor(&name, &[columns, rows]),
-            _ => tensor(&name, &[all[at].1[0] + 1]),
+        transposed[at] = match shape[..] {
+            [rows, columns] => tensor(name, &[columns, rows]),
+            _ => tensor(name, &[shape[0] + 1]),
         };
         let mut missing = all.to_vec();
         missing.remove(at);
@@ -94,7 +93,7 @@ fn kind_33_weights_that_are_transposed_or_missing() {
         ] {
             let bytes = model::safetensors(&tensors);
             std::fs::write(&path, &bytes).unwrap();
-            alone.refused(what, bytes.len() as u64, &["sae_weights.safetensors", &name], || {
+            alone.refused(what, bytes.len() as u64, &["sae_weights.safetensors", name], || {
                 Sae::load(folder.path(), &device)
             });
         }
