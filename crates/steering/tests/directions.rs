@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use realign_arrays::{Array, safetensors};
-use realign_core::{HookPoint, Shape};
+use realign_core::{HookPoint, Shape, Sites};
 use realign_steering::{ControlVector, Direction, Directions};
 
 fn shape() -> Shape {
@@ -19,6 +19,7 @@ fn shape() -> Shape {
         d_mlp: 4,
         vocab: 8,
         context: 32,
+        sites: Sites::ALL,
     }
 }
 
