@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::pattern::{Patterns, module_path};
 use crate::{Adapter, Error, Lora, Result};
 
+/// Rank and scale of every adapted place.
+pub(crate) type Sizes = BTreeMap<(usize, Site), (usize, f64)>;
+
 /// Rank, scale and place of low-rank adapters (LoRA, Hu et al. 2021).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,7 +99,7 @@ impl LoraConfig {
     pub(crate) fn sizes(
         &self,
         places: impl IntoIterator<Item = (usize, Site)>,
-    ) -> Result<BTreeMap<(usize, Site), (usize, f64)>, (&'static str, String)> {
+    ) -> Result<Sizes, (&'static str, String)> {
         let ranks = Patterns::new(&self.rank_pattern).map_err(|e| ("rank_pattern", e))?;
         let alphas = Patterns::new(&self.alpha_pattern).map_err(|e| ("alpha_pattern", e))?;
         let size = |(layer, site)| {

@@ -1,11 +1,12 @@
 //! `adapter_config.json` of Python's PEFT.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use realign_core::{Shape, Site, Weight};
 use serde_json::{Map, Value, json};
 
+use crate::config::Sizes;
 use crate::pattern::module_path;
 use crate::peft_modules::module;
 use crate::{Error, Lora, LoraConfig, Result};
@@ -48,7 +49,7 @@ const PLAIN_INITIALISATIONS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 pub(crate) struct Asked {
     pub(crate) config: LoraConfig,
     /// Rank and scale of every adapted place.
-    pub(crate) sizes: BTreeMap<(usize, Site), (usize, f64)>,
+    pub(crate) sizes: Sizes,
     /// Whether adapters have magnitudes.
     pub(crate) dora: bool,
     /// Weights of which the file has a copy of its own.
