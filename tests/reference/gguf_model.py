@@ -2,14 +2,14 @@
 
     python tests/reference/gguf_model.py   (gguf 0.19, safetensors, numpy)
 
-Writes crates/model/tests/fixtures/gguf/tiny_llama_{f16,q8_0}.gguf: Q8_0 of the F16 file's values; vectors are F32.
+Writes crates/model/tests/fixtures/gguf_files/tiny_llama_{f16,q8_0}.gguf: Q8_0 of the F16 file's values; vectors are F32.
 """
 import pathlib
 import gguf, numpy as np
 from safetensors.numpy import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-OUT = ROOT / "crates/model/tests/fixtures/gguf"
+OUT = ROOT / "crates/model/tests/fixtures/gguf_files"
 NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",

@@ -2,7 +2,7 @@
 
     python tests/reference/sentencepiece_ids.py   (sentencepiece 0.2.3, gguf 0.19)
 
-Trains BPE models on the project's own sets and writes crates/model/tests/fixtures/gguf/sentencepiece_{llama,gemma}.{gguf,json}:
+Trains BPE models on the project's own sets and writes crates/model/tests/fixtures/gguf_files/sentencepiece_{llama,gemma}.{gguf,json}:
 `llama` puts a space before the text, `gemma` does not, and has user-defined runs of spaces and line ends, whose `▁` become
 spaces as llama.cpp's converter does it.
 """
@@ -11,7 +11,7 @@ import gguf, sentencepiece
 from tokenizer_ids import TEXTS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-OUT = ROOT / "crates/model/tests/fixtures/gguf"
+OUT = ROOT / "crates/model/tests/fixtures/gguf_files"
 KINDS = {"is_control": 3, "is_unknown": 2, "is_byte": 6, "is_unused": 5}
 
 

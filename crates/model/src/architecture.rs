@@ -73,7 +73,7 @@ impl Architecture {
     /// Reads a `config.json`.
     pub(crate) fn config(json: &[u8], path: &Path) -> Result<DecoderConfig> {
         let fields = Fields::parse(json, path)?;
-        let model_type = fields.text("model_type")?;
+        let model_type = fields.text("model_type").ok().flatten();
         let Some(found) = Self::ALL.into_iter().find(|a| Some(a.model_type()) == model_type) else {
             let known: Vec<_> = Self::ALL.iter().map(|a| a.model_type()).collect();
             return Err(fields.wrong("model_type", format!("one of {}", known.join(", "))));

@@ -6,7 +6,7 @@ use realign_core::{Shape, Sites};
 use realign_tensor::Activation;
 
 use crate::files::read_small;
-use crate::{Architecture, Gguf, Result, Rope};
+use crate::{Architecture, Error, Gguf, Result, Rope};
 
 /// A configuration is a page of text; a list of small numbers takes a hundred times its bytes in memory.
 const MAX_CONFIG_BYTES: u64 = 1 << 19;
@@ -138,6 +138,10 @@ impl DecoderConfig {
     /// # Errors
     /// As [`DecoderConfig::from_file`].
     pub fn from_json(json: &[u8], path: &Path) -> Result<Self> {
+        if json.len() as u64 > MAX_CONFIG_BYTES {
+            let expected = format!("at most {MAX_CONFIG_BYTES} bytes");
+            return Err(Error::format(path, "length", expected, format!("{} bytes", json.len())));
+        }
         Architecture::config(json, path)
     }
 

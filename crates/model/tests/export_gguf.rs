@@ -28,11 +28,11 @@ fn logits(model: &dyn LanguageModel) -> Vec<f32> {
 #[test]
 fn what_is_written_is_what_the_gguf_package_writes() {
     let folder = tempfile::tempdir().unwrap();
-    let source = fixture("gguf/tiny_llama_f16.gguf");
+    let source = fixture("gguf_files/tiny_llama_f16.gguf");
     let model = model(&source);
     for (kind, reference, file_type) in [
-        (GgmlType::F16, "gguf/tiny_llama_f16.gguf", 1),
-        (GgmlType::Q8_0, "gguf/tiny_llama_q8_0.gguf", 7),
+        (GgmlType::F16, "gguf_files/tiny_llama_f16.gguf", 1),
+        (GgmlType::Q8_0, "gguf_files/tiny_llama_q8_0.gguf", 7),
     ] {
         let out = folder.path().join("out.gguf");
         export_gguf(&source, Access::Map, &model, &out, kind).unwrap();
@@ -56,7 +56,7 @@ fn what_is_written_is_what_the_gguf_package_writes() {
 fn our_own_reader_opens_it_with_the_same_logits() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.gguf");
-    let source = fixture("gguf/tiny_llama_f16.gguf");
+    let source = fixture("gguf_files/tiny_llama_f16.gguf");
     // Changed weights, as a merged adapter leaves them; queries lie in another order in the file.
     let changed = model(&source).edited(&mut |weight, w| match weight {
         Weight::Linear {
@@ -82,7 +82,7 @@ fn our_own_reader_opens_it_with_the_same_logits() {
 #[test]
 fn what_cannot_be_written_says_why() {
     let folder = tempfile::tempdir().unwrap();
-    let source = fixture("gguf/tiny_llama_f16.gguf");
+    let source = fixture("gguf_files/tiny_llama_f16.gguf");
     let model = model(&source);
     let message = |source: &Path, out: &Path, kind| {
         export_gguf(source, Access::Read, &model, out, kind)

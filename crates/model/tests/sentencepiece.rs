@@ -10,7 +10,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn tokenizer(name: &str) -> Tokenizer {
-    let bytes = FileBytes::open(&fixture(&format!("gguf/sentencepiece_{name}.gguf")), Access::Read).unwrap();
+    let bytes = FileBytes::open(&fixture(&format!("gguf_files/sentencepiece_{name}.gguf")), Access::Read).unwrap();
     Tokenizer::from_gguf(&Gguf::parse(bytes).unwrap()).unwrap()
 }
 
@@ -22,7 +22,7 @@ fn ids_and_text_are_sentencepieces_own() {
             (tokenizer.bos(), tokenizer.eos(), tokenizer.unk(), tokenizer.adds_bos()),
             (Some(1), Some(2), Some(0), true)
         );
-        let bytes = std::fs::read(fixture(&format!("gguf/sentencepiece_{name}.json"))).unwrap();
+        let bytes = std::fs::read(fixture(&format!("gguf_files/sentencepiece_{name}.json"))).unwrap();
         let reference: Value = serde_json::from_slice(&bytes).unwrap();
         let texts = reference["texts"].as_array().unwrap();
         assert!(texts.len() > 100);

@@ -130,7 +130,10 @@ impl Cfg {
         let sizes = (self.size(d_in)?, self.size(d_sae)?);
         match sizes.0.checked_mul(sizes.1) {
             Some(_) => Ok(sizes),
-            None => Err(self.wrong(d_sae, "a number of latents whose weights can be counted")),
+            None => {
+                let larger = if sizes.0 > sizes.1 { d_in } else { d_sae };
+                Err(self.wrong(larger, "a size whose weights can be counted"))
+            }
         }
     }
 

@@ -39,6 +39,10 @@ pub(crate) fn read(weights: &Path) -> Result<Weights> {
     // The others scale or move each activation before it is encoded, some of them by numbers that are not in the file.
     cfg.one_of("normalize_activations", &["none"], Some("none"))?;
     cfg.one_of("reshape_activations", &["none", "hook_z"], Some("none"))?;
+    // Not among version 6's own fields, but older programs leave it there.
+    for field in ["activation_fn", "activation_fn_str"] {
+        cfg.one_of(field, &["relu", "topk", "batchtopk", "jumprelu"], Some("relu"))?;
+    }
     let architecture = cfg.text("architecture").unwrap_or_default();
     let trained_by_batch = architecture.ends_with("batchtopk");
     let transcoder = architecture.ends_with("transcoder");

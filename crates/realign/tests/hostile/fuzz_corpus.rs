@@ -20,6 +20,11 @@ fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
 }
 
+fn fixture(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../arrays/tests/fixtures");
+    std::fs::read(folder.join(name)).unwrap()
+}
+
 /// Two files as one input.
 fn pair(folder: &Path, first: &str, second: &str) -> Vec<u8> {
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
@@ -87,6 +92,11 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "three",
             pair(at, "direction.json", "direction.safetensors"),
         ),
+        ("arrays", "safetensors", tensors),
+        // By torch and numpy, which write what nobody here does.
+        ("arrays", "torch", fixture("state.pt")),
+        ("arrays", "numpy", fixture("c.npy")),
+        ("arrays", "numpy_zip", fixture("deflated.npz")),
         ("jsonl", "two_rows", format!("{turns}\n{turns}\n").into()),
         ("reply", "a_number", reply.into()),
         ("run", "new", std::fs::read(at.join("run/run.json")).unwrap()),
