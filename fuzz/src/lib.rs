@@ -12,7 +12,8 @@ use realign::burn::tensor::{Device, Tensor};
 use realign::core::Shape;
 use realign::data::{OnBad, read_conversations};
 use realign::model::{
-    ChatTemplate, Checkpoint, DecoderConfig, FileBytes, GenerationPrompt, Gguf, LlamaConfig, Message, Pretrained, Tokenizer,
+    ChatTemplate, Checkpoint, DecoderConfig, FileBytes, GenerationPrompt, Gguf, LlamaConfig, Message, Pretrained,
+    Tokenizer,
 };
 use realign::run::{Manifest, RunFolder};
 use realign::sae::Sae;

@@ -133,7 +133,8 @@ fn a_damaged_checkpoint_costs_the_steps_since_the_one_before() {
         }
     };
     let whole = undisturbed();
-    let damages: [(&str, fn(Vec<u8>) -> Vec<u8>); 3] = [
+    type Damage = fn(Vec<u8>) -> Vec<u8>;
+    let damages: [(&str, Damage); 3] = [
         ("cut short", |mut bytes| {
             bytes.truncate(bytes.len() / 2);
             bytes
