@@ -36,7 +36,7 @@ impl Gguf {
     ///
     /// # Errors
     /// Names the key or tensor, what was expected and what was found. Metadata arrays of arrays,
-    /// tensor types other than [`GgmlType::ALL`], version 1 and big-endian files are refused.
+    /// tensor types other than [`crate::GgmlType::ALL`], version 1 and big-endian files are refused.
     pub fn parse(bytes: FileBytes) -> Result<Self> {
         let mut reader = Reader {
             bytes: &bytes,
