@@ -59,9 +59,10 @@ for device in $devices; do
     spec=$device
     tests=(--test parity --test architectures --test smollm2 --test invariants --test training)
     if [ "$device" = remote ]; then
-        cargo build --workspace --bins --locked "${features[@]}"
-        lend
         tests+=(--test remote)
+        # With the tests' own features, and the command for `--test remote`: a plain build would build burn again.
+        cargo_test "${tests[@]}" --no-run
+        lend
     fi
     log=target/devices-$device.log
     # The unit tests of the SAE's step are in its library.
