@@ -83,9 +83,9 @@ fn a_run_killed_at_twenty_moments_is_whole_each_time() {
         let size = || std::fs::metadata(dir.path().join("metrics.jsonl")).map_or(0, |m| m.len());
         let before = size();
         let mut child = this_test("child_that_never_ends", "", dir.path()).spawn().unwrap();
-        // However slow the machine is: into its first steps, and some random time on.
+        // However slow the machine is: some steps on (their lines have at most four bytes), and then some random time.
         let started = std::time::Instant::now();
-        while size() <= before + 4 && started.elapsed() < Duration::from_secs(20) {
+        while size() <= before + 12 && started.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(1));
         }
         std::thread::sleep(Duration::from_micros(rng.random_range(0..100_000)));
@@ -103,7 +103,7 @@ fn a_run_killed_at_twenty_moments_is_whole_each_time() {
             assert!(seconds >= 0.0, "{stage}");
         }
     }
-    assert!(last > 5, "only {last} steps were kept in twenty attempts");
+    assert!(last > 20, "only {last} steps were kept in twenty attempts");
     let (_, reused) = open(dir.path()).stage("new", &0, || Ok::<_, Error>(0)).unwrap();
     assert!(matches!(reused, Reused::No(_)));
 }

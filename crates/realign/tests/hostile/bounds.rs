@@ -20,8 +20,8 @@ static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 /// The most that reading may hold beside twice the file.
 pub const SLACK: u64 = 64 << 20;
-/// The processor's time that one file may cost, on all threads together; a build without optimisation may take three times as long.
-const TIME: Duration = Duration::from_secs(if cfg!(debug_assertions) { 3 } else { 1 });
+/// The processor's time that one file may cost, on all threads together.
+const TIME: Duration = Duration::from_secs(1);
 /// A reader that waits for ever costs no processor; the clock on the wall ends it.
 const WATCHDOG: Duration = Duration::from_secs(180);
 

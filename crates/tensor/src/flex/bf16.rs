@@ -1,7 +1,7 @@
 //! Products of many rows with a bf16 weight, by the processor's own dot products of bf16 pairs (AVX-512 BF16).
 //!
 //! The input is rounded to bf16 as well, products are exact, and sums are in f32. The weight is rearranged on the way, a group of
-//! columns at a time: with some hundred rows that costs a hundredth of the product, and no second copy of the weight is kept.
+//! columns at a time: once for all rows, so that no second copy of the weight is kept.
 
 use std::arch::x86_64::{
     __m256i, __m512, __m512bh, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_or_si512,

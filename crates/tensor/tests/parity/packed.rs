@@ -71,6 +71,8 @@ fn they_agree_for_one_row_few_and_many() {
             let x = uniform(1, [m, d_in], &device);
             let frozen = Frozen::packed((*packed).clone(), &device);
             let wanted = product(x.clone(), frozen.dense());
+            // Few rows are not rounded.
+            let sums = if m <= 32 { SUMS } else { sums };
             close(sums, &name, &values(frozen.apply(x)), &values(wanted));
         }
     }
