@@ -390,7 +390,7 @@ pub struct EvalArgs {
 /// `sae …`
 #[derive(Subcommand)]
 pub enum SaeCommand {
-    /// Train a TopK autoencoder on a model's activations; writes a SAELens folder
+    /// Train a TopK or BatchTopK autoencoder on a model's activations; writes a SAELens folder
     Train(SaeTrainArgs),
 }
 
@@ -411,9 +411,12 @@ pub struct SaeTrainArgs {
     /// Latents
     #[arg(long, default_value_t = 4096)]
     pub d_sae: usize,
-    /// Active latents
+    /// Active latents of a token
     #[arg(short, long, default_value_t = 32)]
     pub k: usize,
+    /// Choose the largest of a whole batch, k a token in the mean, instead of each token's (BatchTopK)
+    #[arg(long)]
+    pub batch_top_k: bool,
     /// Tokens of training
     #[arg(long, default_value_t = 1_000_000)]
     pub tokens: usize,

@@ -1,7 +1,7 @@
 //! Which latents are active, and how strongly.
 
 use burn::tensor::{Int, Tensor};
-use realign_tensor::{product, sparse_encode, top_k};
+use realign_tensor::{encode_above, product, sparse_encode, top_k};
 
 use crate::{Error, Latents, Result};
 
@@ -68,43 +68,45 @@ impl Activation {
 
     /// The active latents of inputs `[token, d_in]`, from which nothing is subtracted any more.
     pub(crate) fn encode(&self, x: Tensor<2>, w_enc: &Tensor<2>, b_enc: &Tensor<1>) -> Latents {
-        if let Self::TopK { k } = *self {
-            let (values, indices) = sparse_encode(x, w_enc.clone(), b_enc.clone(), k);
-            let values = values.clamp_min(0.0);
-            return Latents { values, indices };
+        if let Self::TopK { .. } = *self {
+            return self.encode_part(x, w_enc, b_enc);
         }
         let ([tokens, d_in], d_sae) = (x.dims(), b_enc.dims()[0]);
         let rows = (AT_ONCE / d_sae).max(1);
         let parts = (0..tokens.div_ceil(rows).max(1)).map(|part| {
             let x = x.clone().slice([part * rows..((part + 1) * rows).min(tokens), 0..d_in]);
-            self.encode_part(product(x, w_enc.clone().transpose()), b_enc.clone().unsqueeze())
+            self.encode_part(x, w_enc, b_enc)
         });
         Latents::cat(parts.collect())
     }
 
-    /// `linear`: `x w_encᵀ`, `[token, d_sae]`.
-    fn encode_part(&self, linear: Tensor<2>, b_enc: Tensor<2>) -> Latents {
-        let pre = linear.clone() + b_enc;
+    fn encode_part(&self, x: Tensor<2>, w_enc: &Tensor<2>, b_enc: &Tensor<1>) -> Latents {
+        let linear = |x: Tensor<2>| product(x, w_enc.clone().transpose());
+        let pre = |linear: Tensor<2>| linear + b_enc.clone().unsqueeze();
+        let above = |x: Tensor<2>, threshold: Tensor<1>| {
+            let (values, indices) = encode_above(x, w_enc.clone(), b_enc.clone(), threshold);
+            Latents { values, indices }
+        };
         match self {
             Self::TopK { k } => {
-                let (values, indices) = top_k(pre, *k);
+                let (values, indices) = sparse_encode(x, w_enc.clone(), b_enc.clone(), *k);
                 let values = values.clamp_min(0.0);
                 Latents { values, indices }
             }
-            Self::BatchTopK { threshold } => {
-                let low = pre.clone().lower_equal_elem(*threshold);
-                active(pre.clamp_min(0.0).mask_fill(low, 0.0))
-            }
-            Self::JumpRelu { threshold } => {
-                let low = pre.clone().lower_equal(threshold.clone().unsqueeze());
-                active(pre.clamp_min(0.0).mask_fill(low, 0.0))
-            }
-            Self::Relu => active(pre.clamp_min(0.0)),
+            Self::BatchTopK { threshold } => above(x, b_enc.full_like(*threshold)),
+            Self::JumpRelu { threshold } => above(x, threshold.clone()),
+            Self::Relu => above(x, b_enc.zeros_like()),
             Self::Gated { r_mag, b_mag } => {
-                let magnitude = linear * r_mag.clone().exp().unsqueeze() + b_mag.clone().unsqueeze();
-                active(magnitude.clamp_min(0.0).mask_fill(pre.lower_equal_elem(0.0), 0.0))
+                let linear = linear(x);
+                let magnitude = linear.clone() * r_mag.clone().exp().unsqueeze() + b_mag.clone().unsqueeze();
+                active(
+                    magnitude
+                        .clamp_min(0.0)
+                        .mask_fill(pre(linear).lower_equal_elem(0.0), 0.0),
+                )
             }
             Self::GroupMax { k } => {
+                let pre = pre(linear(x));
                 let ([tokens, d_sae], k) = (pre.dims(), *k);
                 let (values, within) = pre
                     .clamp_min(0.0)

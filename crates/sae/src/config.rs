@@ -7,34 +7,60 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Activation, Error, Metadata, Result, Sae};
 
-/// The sizes of a TopK sparse autoencoder.
+/// The sizes of a TopK or BatchTopK sparse autoencoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SaeConfig {
     /// Width of the activation that it reads.
     pub d_in: usize,
     /// Number of latents.
     pub d_sae: usize,
-    /// Latents that are active on a token.
+    /// Latents that are active on a token; with `batch`, in the mean over a batch.
     pub k: usize,
+    /// Whether the largest of the whole batch are active instead of each token's: BatchTopK (Bussmann et al. 2024).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub batch: bool,
 }
 
 impl SaeConfig {
-    /// The sizes.
+    /// A TopK SAE of these sizes.
     pub fn new(d_in: usize, d_sae: usize, k: usize) -> Self {
-        Self { d_in, d_sae, k }
+        Self {
+            d_in,
+            d_sae,
+            k,
+            batch: false,
+        }
+    }
+
+    /// A BatchTopK SAE of these sizes.
+    pub fn batch_top_k(d_in: usize, d_sae: usize, k: usize) -> Self {
+        Self {
+            batch: true,
+            ..Self::new(d_in, d_sae, k)
+        }
     }
 
     /// # Errors
     /// [`Error::Config`] for sizes that make no SAE.
     pub fn check(&self) -> Result<()> {
-        let Self { d_in, d_sae, k } = *self;
+        let Self { d_in, d_sae, k, .. } = *self;
         if d_in == 0 || d_sae == 0 || k == 0 || k > d_sae || d_sae.checked_mul(d_in).is_none() {
             return Err(Error::Config { d_in, d_sae, k });
         }
         Ok(())
     }
 
-    /// An untrained SAE as in Gao et al. 2024: random unit decoder rows, the encoder their transpose, biases 0.
+    /// What a token's code is after training.
+    pub(crate) fn activation(&self, threshold: f32) -> Activation {
+        if self.batch {
+            Activation::BatchTopK { threshold }
+        } else {
+            Activation::TopK { k: self.k }
+        }
+    }
+
+    /// An untrained SAE as in Gao et al. 2024: random unit decoder rows, the encoder their transpose, biases 0. BatchTopK's
+    /// threshold comes with training and is 0 until then.
     ///
     /// # Panics
     /// For sizes that [`SaeConfig::check`] refuses.
@@ -65,7 +91,7 @@ impl SaeConfig {
         }
         let w_dec = Tensor::<2>::from_data(TensorData::new(rows, [d_sae, d_in]), device);
         Sae {
-            activation: Activation::TopK { k: self.k },
+            activation: self.activation(0.0),
             w_enc: w_dec.clone(),
             b_enc: Tensor::zeros([d_sae], device),
             w_dec,

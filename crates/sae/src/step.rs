@@ -6,7 +6,7 @@
 use burn::backend::Dispatch;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use realign_core::ids;
-use realign_tensor::{AdamWStep, TensorOps, adamw, rms_norm, sparse_decode, sparse_encode};
+use realign_tensor::{AdamWStep, TensorOps, adamw, encode_batch_top_k, rms_norm, sparse_decode, sparse_encode};
 
 /// AuxK looks at one token in this many: it has many more entries a token than the main code, and its aim is to bring
 /// latents back, not to fit them.
@@ -60,6 +60,8 @@ pub(crate) struct Pass {
     pub aux: f64,
     /// Every active latent, once for each token on which it is active.
     pub active: Vec<u32>,
+    /// The smallest activation; none without an active latent.
+    pub least: Option<f64>,
     pub w_enc: Tensor<2>,
     pub b_enc: Tensor<1>,
     pub w_dec: Tensor<2>,
@@ -67,11 +69,15 @@ pub(crate) struct Pass {
 }
 
 impl Parameters {
-    /// Loss `fvu + coefficient · aux` on `x [token, d_in]`, and its gradients.
-    pub fn pass(&self, x: Tensor<2>, k: usize, aux: &Aux<'_>) -> Pass {
+    /// Loss `fvu + coefficient · aux` on `x [token, d_in]`, and its gradients; `batch` as in [`crate::SaeConfig`].
+    pub fn pass(&self, x: Tensor<2>, k: usize, batch: bool, aux: &Aux<'_>) -> Pass {
         let (w_enc, w_dec, b_dec) = (&self.w_enc.value, &self.w_dec.value, &self.b_dec.value);
         let centred = x.clone() - b_dec.clone().unsqueeze();
-        let code = Code::new(&centred, w_enc, &self.b_enc.value, k);
+        let code = if batch {
+            Code::of_batch(&centred, w_enc, &self.b_enc.value, k)
+        } else {
+            Code::new(&centred, w_enc, &self.b_enc.value, k)
+        };
         let error = code.decode(w_dec) - centred.clone();
         let total = sum_of_squares(x.clone() - x.mean_dim(0));
         let grad = error.clone().mul_scalar(2.0 / total);
@@ -85,10 +91,12 @@ impl Parameters {
             pass = self.add_aux(&mut to, &centred, error.clone().neg(), aux);
         }
         let fvu = sum_of_squares(error) / total;
+        let (active, least) = code.active();
         Pass {
             fvu,
             aux: pass,
-            active: code.active(),
+            active,
+            least,
             w_enc: to.w_enc,
             b_enc: to.b_enc,
             w_dec: to.w_dec,
@@ -162,6 +170,16 @@ impl Code {
         }
     }
 
+    /// The `k` in the mean over the batch.
+    fn of_batch(centred: &Tensor<2>, w_enc: &Tensor<2>, b_enc: &Tensor<1>, k: usize) -> Self {
+        let (values, indices) = encode_batch_top_k(centred.clone(), w_enc.clone(), b_enc.clone(), k);
+        Self {
+            values,
+            indices,
+            d_sae: b_enc.dims()[0],
+        }
+    }
+
     fn decode(&self, w_dec: &Tensor<2>) -> Tensor<2> {
         sparse_decode(self.values.clone(), self.indices.clone(), w_dec.clone())
     }
@@ -193,14 +211,15 @@ impl Code {
         Tensor::from_dispatch(Dispatch::sparse_decode_grad_w_dec(rows, weights, indices, self.d_sae))
     }
 
-    fn active(&self) -> Vec<u32> {
+    /// The active latents, and the smallest activation.
+    fn active(&self) -> (Vec<u32>, Option<f64>) {
         let (values, indices) = (self.values.to_data(), self.indices.to_data());
-        values
+        let positive = values
             .iter::<f32>()
             .zip(indices.iter::<i64>())
-            .filter(|(value, _)| *value > 0.0)
-            .map(|(_, l)| l as u32)
-            .collect()
+            .filter(|(value, _)| *value > 0.0);
+        let (values, active): (Vec<f32>, Vec<u32>) = positive.map(|(value, l)| (value, l as u32)).unzip();
+        (active, values.into_iter().reduce(f32::min).map(f64::from))
     }
 }
 
@@ -258,21 +277,24 @@ mod tests {
     }
 
     /// The loss by burn's autodiff, from dense products.
-    fn reference(p: &Parameters, x: Tensor<2>, aux: &Aux<'_>) -> [Vec<f32>; 4] {
+    fn reference(p: &Parameters, x: Tensor<2>, batch: bool, aux: &Aux<'_>) -> [Vec<f32>; 4] {
         let leaf2 = |p: &Parameter<2>| p.value.clone().autodiff().require_grad();
         let leaf1 = |p: &Parameter<1>| p.value.clone().autodiff().require_grad();
         let (w_enc, b_enc, w_dec, b_dec) = (leaf2(&p.w_enc), leaf1(&p.b_enc), leaf2(&p.w_dec), leaf1(&p.b_dec));
         let centred = x.clone() - b_dec.clone().unsqueeze();
-        let code = |centred: Tensor<2>, w: Tensor<2>, b: Tensor<1>, k: usize| {
+        let code = |centred: Tensor<2>, w: Tensor<2>, b: Tensor<1>, k: usize, batch: bool| {
             let pre = centred.matmul(w.transpose()) + b.unsqueeze();
-            let kth = realign_tensor::top_k(pre.clone().inner(), k)
-                .0
-                .slice([0..pre.dims()[0], k - 1..k])
-                .expand(pre.dims());
+            let [tokens, n] = pre.dims();
+            // Rows of which the k largest are kept.
+            let (rows, k) = if batch { (1, k * tokens) } else { (tokens, k) };
+            let choices = pre.clone().inner().reshape([rows, tokens * n / rows]);
+            let kth = realign_tensor::top_k(choices, k).0.slice([0..rows, k - 1..k]);
+            let kth = kth.expand([rows, tokens * n / rows]).reshape([tokens, n]);
             let below = pre.clone().inner().lower(kth);
             burn::tensor::activation::relu(pre).mask_fill(below, 0.0)
         };
-        let error = code(centred.clone(), w_enc.clone(), b_enc.clone(), 2).matmul(w_dec.clone()) - centred.clone();
+        let error =
+            code(centred.clone(), w_enc.clone(), b_enc.clone(), 2, batch).matmul(w_dec.clone()) - centred.clone();
         let square = |x: Tensor<2>| (x.clone() * x).sum();
         let total = square(x.clone() - x.mean_dim(0)).into_scalar::<f32>();
         let mut loss = square(error.clone()).div_scalar(total);
@@ -284,7 +306,8 @@ mod tests {
                 w_enc.clone().select(0, dead.clone()),
                 b_enc.clone().select(0, dead.clone()),
             );
-            let model = code(centred.inner().slice([0..2, 0..6]), w, b, aux.k).matmul(w_dec.clone().select(0, dead));
+            let model =
+                code(centred.inner().slice([0..2, 0..6]), w, b, aux.k, false).matmul(w_dec.clone().select(0, dead));
             loss = loss + square(model - missing).mul_scalar(aux.coefficient / f64::from(total));
         }
         let grads = loss.backward();
@@ -299,15 +322,21 @@ mod tests {
 
     #[test]
     fn gradients_by_hand_equal_those_by_autodiff() {
-        for dead in [&[][..], &[1, 4, 5, 9, 11]] {
+        let none = &[][..];
+        for (batch, dead) in [
+            (false, none),
+            (false, &[1, 4, 5, 9, 11]),
+            (true, none),
+            (true, &[1, 4, 5, 9, 11]),
+        ] {
             let aux = Aux {
                 dead,
                 k: 3,
                 coefficient: 0.5,
             };
             let (p, x) = (parameters(), input());
-            let wanted = reference(&p, x.clone(), &aux);
-            let pass = p.pass(x, 2, &aux);
+            let wanted = reference(&p, x.clone(), batch, &aux);
+            let pass = p.pass(x, 2, batch, &aux);
             assert_eq!(pass.aux > 0.0, !dead.is_empty());
             let found = [
                 pass.w_enc.into_data(),
@@ -331,6 +360,7 @@ mod tests {
         let mut pass = p.pass(
             input(),
             2,
+            false,
             &Aux {
                 dead: &[],
                 k: 0,

@@ -1,4 +1,4 @@
-//! Training: TopK with AuxK (Gao et al. 2024) on a stream of activations.
+//! Training: TopK (Gao et al. 2024) or BatchTopK (Bussmann et al. 2024), with AuxK, on a stream of activations.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use realign_arrays::{Array, Arrays, safetensors};
@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::step::{Aux, Parameter, Parameters};
-use crate::{Activation, ActivationSource, Error, Metrics, Result, Sae, SaeConfig};
+use crate::{ActivationSource, Error, Metrics, Result, Sae, SaeConfig};
 
 /// The name under which progress is reported.
 const STAGE: &str = "sae";
 const WEIGHTS: &str = "weights.safetensors";
 const STATE: &str = "state.json";
+/// How much of BatchTopK's threshold a step renews: the running mean over the smallest activations of batches.
+const THRESHOLD_RATE: f64 = 0.01;
 
 /// How an SAE is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -213,6 +215,9 @@ struct State {
     settings: Value,
     /// What activations are multiplied by; set by the first batch.
     scale: Option<f64>,
+    /// BatchTopK's, in the scaled space.
+    #[serde(default)]
+    threshold: Option<f64>,
     tokens: u64,
     /// For each latent the count of tokens at the end of the last batch in which it was active.
     last_active: Vec<u64>,
@@ -232,6 +237,7 @@ impl Run {
         let state = State {
             settings: Value::Null,
             scale: None,
+            threshold: None,
             tokens: 0,
             last_active,
             log: Vec::new(),
@@ -260,7 +266,7 @@ impl Run {
             k: train.aux_k,
             coefficient: train.aux_coefficient,
         };
-        let pass = self.parameters.pass(x.mul_scalar(scale), sae.k, &aux);
+        let pass = self.parameters.pass(x.mul_scalar(scale), sae.k, sae.batch, &aux);
         let loss = pass.fvu + train.aux_coefficient * pass.aux;
         if !loss.is_finite() {
             return Err(Error::Diverged { step, loss, lr });
@@ -269,6 +275,10 @@ impl Run {
         state.tokens += tokens as u64;
         for &latent in &pass.active {
             state.last_active[latent as usize] = state.tokens;
+        }
+        if let (true, Some(least)) = (sae.batch, pass.least) {
+            let was = state.threshold.unwrap_or(least);
+            state.threshold = Some(was + THRESHOLD_RATE * (least - was));
         }
         let l0 = pass.active.len() as f64 / tokens as f64;
         let row = LogRow {
@@ -327,7 +337,7 @@ impl Run {
             tokens: state.tokens as usize,
         };
         let sae = Sae {
-            activation: Activation::TopK { k: config.k },
+            activation: config.activation((state.threshold.unwrap_or(0.0) * back) as f32),
             w_enc: parameters.w_enc.value,
             b_enc: parameters.b_enc.value.mul_scalar(back),
             w_dec: parameters.w_dec.value,
@@ -449,6 +459,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use super::*;
+    use crate::Activation;
     use crate::toy::Toy;
 
     const AT: HookPoint = HookPoint::ResidPost(1);
@@ -456,6 +467,7 @@ mod tests {
         d_in: 32,
         d_sae: 192,
         k: 4,
+        batch: false,
     };
 
     fn config(steps: usize) -> TrainConfig {
@@ -527,6 +539,36 @@ mod tests {
         let found = cosines.iter::<f32>().filter(|cosine| *cosine > 0.95).count();
         assert!(found >= 40, "{found} of 48 directions");
         assert_eq!(trained.sae.at(), Some(AT));
+    }
+
+    #[test]
+    fn batch_top_k_finds_them_with_a_threshold_that_gives_its_sparsity_back() {
+        // As many latents as the data has: a fourth would be noise, of any size.
+        let sizes = SaeConfig {
+            k: 3,
+            batch: true,
+            ..SIZES
+        };
+        let report = &mut |_: Progress<'_>| ControlFlow::Continue(());
+        let trained = config(400)
+            .train(sizes, &mut toy(), AT, &Seed::new(7), &test_device(), None, report)
+            .unwrap();
+        assert!(
+            trained.log[0].fvu > 0.3 && trained.metrics.fvu < 0.08,
+            "{:?}",
+            trained.metrics
+        );
+        assert!(matches!(trained.sae.activation, Activation::BatchTopK { threshold } if threshold > 0.0));
+        // Token by token, with the threshold instead of the batch.
+        let mut fresh = toy();
+        fresh.skip(400);
+        let measured = Metrics::measure(&trained.sae, (0..4).filter_map(|_| fresh.next_batch())).unwrap();
+        assert!((measured.fvu - trained.metrics.fvu).abs() < 0.02, "{measured:?}");
+        assert!(
+            (measured.l0 - trained.metrics.l0).abs() < 0.5,
+            "{measured:?} {:?}",
+            trained.metrics
+        );
     }
 
     #[test]

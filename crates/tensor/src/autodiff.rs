@@ -10,6 +10,7 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
+use burn::backend::ops::ActivationOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, TensorMetadata};
 use burn::tensor::Shape;
@@ -318,18 +319,33 @@ impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
         b_enc: FloatTensor<Self>,
         k: usize,
     ) -> (FloatTensor<Self>, IntTensor<Self>) {
-        let ((x, x_guard), (w_enc, w_guard), (b_enc, b_guard)) =
-            (x.into_parts(), w_enc.into_parts(), b_enc.into_parts());
-        let (values, indices) = B::sparse_encode(x.clone(), w_enc.clone(), b_enc, k);
-        let values = match SparseEncode
-            .prepare::<C>([x_guard, w_guard, b_guard])
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(prep) => prep.finish((x, w_enc, indices.clone()), values),
-            OpsKind::UnTracked(prep) => prep.finish(values),
-        };
-        (values, indices)
+        tracked_code::<B, C>(x, w_enc, b_enc, |x, w_enc, b_enc| B::sparse_encode(x, w_enc, b_enc, k))
+    }
+
+    fn encode_above(
+        x: FloatTensor<Self>,
+        w_enc: FloatTensor<Self>,
+        b_enc: FloatTensor<Self>,
+        threshold: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let (threshold, _) = threshold.into_parts();
+        let (values, indices) = tracked_code::<B, C>(x, w_enc, b_enc, |x, w_enc, b_enc| {
+            B::encode_above(x, w_enc, b_enc, threshold)
+        });
+        // Changes no value; what only fills a row up gets no gradient.
+        (<Self as ActivationOps<Self>>::relu(values), indices)
+    }
+
+    fn encode_batch_top_k(
+        x: FloatTensor<Self>,
+        w_enc: FloatTensor<Self>,
+        b_enc: FloatTensor<Self>,
+        k: usize,
+    ) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let (values, indices) = tracked_code::<B, C>(x, w_enc, b_enc, |x, w_enc, b_enc| {
+            B::encode_batch_top_k(x, w_enc, b_enc, k)
+        });
+        (<Self as ActivationOps<Self>>::relu(values), indices)
     }
 
     fn sparse_decode(
@@ -365,4 +381,24 @@ impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(B::cross_entropy(hidden, unembed, targets)),
         }
     }
+}
+
+/// A code whose values have the gradient of the pre-activations that they are.
+fn tracked_code<B: TensorOps, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    w_enc: FloatTensor<Autodiff<B, C>>,
+    b_enc: FloatTensor<Autodiff<B, C>>,
+    encode: impl FnOnce(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) -> (FloatTensor<B>, IntTensor<B>),
+) -> (FloatTensor<Autodiff<B, C>>, IntTensor<B>) {
+    let ((x, x_guard), (w_enc, w_guard), (b_enc, b_guard)) = (x.into_parts(), w_enc.into_parts(), b_enc.into_parts());
+    let (values, indices) = encode(x.clone(), w_enc.clone(), b_enc);
+    let values = match SparseEncode
+        .prepare::<C>([x_guard, w_guard, b_guard])
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(prep) => prep.finish((x, w_enc, indices.clone()), values),
+        OpsKind::UnTracked(prep) => prep.finish(values),
+    };
+    (values, indices)
 }

@@ -179,6 +179,48 @@ pub fn sparse_encode(x: Tensor<2>, w_enc: Tensor<2>, b_enc: Tensor<1>, k: usize)
     (Tensor::from_dispatch(values), Tensor::from_dispatch(indices))
 }
 
+/// `relu` of those pre-activations `x w_encᵀ + b_enc` that are above their latent's threshold: JumpReLU (Rajamanoharan et al.
+/// 2024), and BatchTopK after training.
+///
+/// Largest first; as many columns as the busiest token needs, at least one. What a token leaves over is zeros.
+///
+/// # Shapes
+/// - `x`: `[token, d_in]`, `w_enc`: `[d_sae, d_in]`, `b_enc`, `threshold`: `[d_sae]`
+/// - both outputs: `[token, most]`
+pub fn encode_above(
+    x: Tensor<2>,
+    w_enc: Tensor<2>,
+    b_enc: Tensor<1>,
+    threshold: Tensor<1>,
+) -> (Tensor<2>, Tensor<2, Int>) {
+    let d_sae = b_enc.dims()[0];
+    assert_shape("encode_above", "w_enc", w_enc.dims(), [d_sae, x.dims()[1]]);
+    assert_shape("encode_above", "threshold", threshold.dims(), [d_sae]);
+    let (values, indices) = Dispatch::encode_above(
+        x.into_dispatch(),
+        w_enc.into_dispatch(),
+        b_enc.into_dispatch(),
+        threshold.into_dispatch(),
+    );
+    (Tensor::from_dispatch(values), Tensor::from_dispatch(indices))
+}
+
+/// `relu` of the `k · token` largest pre-activations of the whole batch: BatchTopK in training (Bussmann et al. 2024).
+///
+/// The form of [`encode_above`]; of equal numbers the earlier token's are taken, then the lower latent's.
+///
+/// # Shapes
+/// - `x`: `[token, d_in]`, `w_enc`: `[d_sae, d_in]`, `b_enc`: `[d_sae]`
+/// - both outputs: `[token, most]`
+pub fn encode_batch_top_k(x: Tensor<2>, w_enc: Tensor<2>, b_enc: Tensor<1>, k: usize) -> (Tensor<2>, Tensor<2, Int>) {
+    let d_sae = b_enc.dims()[0];
+    assert_shape("encode_batch_top_k", "w_enc", w_enc.dims(), [d_sae, x.dims()[1]]);
+    assert!(k <= d_sae, "encode_batch_top_k: k = {k}, but there are {d_sae} latents");
+    let (values, indices) =
+        Dispatch::encode_batch_top_k(x.into_dispatch(), w_enc.into_dispatch(), b_enc.into_dispatch(), k);
+    (Tensor::from_dispatch(values), Tensor::from_dispatch(indices))
+}
+
 /// Sparse decode: `y[t] = sum_k values[t, k] · w_dec[indices[t, k]]`.
 ///
 /// # Shapes

@@ -10,6 +10,7 @@ mod flex;
 mod frozen;
 mod functions;
 mod lanes;
+mod largest;
 #[cfg(feature = "tch")]
 #[allow(deprecated)] // burn keeps libtorch until 0.23.
 mod libtorch;
@@ -40,8 +41,8 @@ pub use device::test_device;
 pub use device::{DEVICES, DeviceChoice, DeviceError, device};
 pub use frozen::{Frozen, packed_product};
 pub use functions::{
-    activate, adamw, attention, attention_with, cross_entropy, gated, low_rank_linear, product, rms_norm, rotary,
-    sparse_decode, sparse_encode, swiglu, top_k,
+    activate, adamw, attention, attention_with, cross_entropy, encode_above, encode_batch_top_k, gated,
+    low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu, top_k,
 };
 pub use lanes::{in_pool, lanes, side_by_side};
 pub use ops::TensorOps;

@@ -7,6 +7,7 @@ use burn::backend::tensor::{FloatTensor, IndexingUpdateOp, IntTensor};
 use burn::backend::{Backend, TensorMetadata, backend_extension};
 use burn::tensor::{Shape, TensorData, read_sync};
 
+use crate::largest::{AT_A_TIME, Active, Columns, Largest};
 use crate::{Activation, AdamWStep, AttentionOptions, Packed, Spans};
 
 /// Tokens whose logits exist at one time in [`TensorOps::cross_entropy`].
@@ -177,11 +178,63 @@ pub trait TensorOps: Backend {
         b_enc: FloatTensor<Self>,
         k: usize,
     ) -> (FloatTensor<Self>, IntTensor<Self>) {
+        Self::top_k(pre_activations::<Self>(x, w_enc, b_enc), k)
+    }
+
+    /// `relu` of those pre-activations `x w_encᵀ + b_enc` that are above their latent's `threshold [d_sae]`, largest first: as
+    /// many columns as the busiest token needs, at least one. What a token leaves over is zeros.
+    fn encode_above(
+        x: FloatTensor<Self>,
+        w_enc: FloatTensor<Self>,
+        b_enc: FloatTensor<Self>,
+        threshold: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, IntTensor<Self>) {
         let d_sae = w_enc.shape()[0];
-        let pre = Self::float_matmul(x, Self::float_transpose(w_enc));
-        Self::top_k(
-            Self::float_add(pre, Self::float_reshape(b_enc, Shape::from([1, d_sae]))),
-            k,
+        let settings = burn::backend::get_device_settings::<Self>(&x.device());
+        let pre = pre_activations::<Self>(x, w_enc, b_enc);
+        let over = Self::float_sub(pre.clone(), Self::float_reshape(threshold, Shape::from([1, d_sae])));
+        let over = Self::float_greater_elem(over, 0f32.into(), settings.bool_dtype);
+        // Not the comparison the other way round: what is not a number is not above.
+        let active = Self::float_mask_fill(Self::relu(pre), Self::bool_not(over), 0f32.into());
+        let positive = Self::float_greater_elem(active.clone(), 0f32.into(), settings.bool_dtype);
+        let counts = Self::int_sum_dim(Self::bool_into_int(positive, settings.int_dtype), 1);
+        let counts = read_sync(Self::int_into_data(counts)).expect("encode_above: the counts can be read");
+        let most = counts.iter::<i64>().max().unwrap_or(0);
+        Self::top_k(active, (most as usize).clamp(1, d_sae))
+    }
+
+    /// `relu` of the `k · token` largest pre-activations of the whole batch (BatchTopK, Bussmann et al. 2024), in the form of
+    /// [`TensorOps::encode_above`]; of equal numbers the earlier token's are taken, then the lower latent's.
+    fn encode_batch_top_k(
+        x: FloatTensor<Self>,
+        w_enc: FloatTensor<Self>,
+        b_enc: FloatTensor<Self>,
+        k: usize,
+    ) -> (FloatTensor<Self>, IntTensor<Self>) {
+        let ([tokens, d_in], d_sae) = (x.shape().dims(), w_enc.shape()[0]);
+        let (device, dtype) = (x.device(), x.dtype());
+        let mut largest = Largest::new(k * tokens);
+        let at_a_time = (AT_A_TIME / d_sae.max(1)).max(1);
+        for first in (0..tokens).step_by(at_a_time) {
+            let range = first..tokens.min(first + at_a_time);
+            let numbers = range.len() * d_sae;
+            let part = Self::float_slice(x.clone(), &[range.into(), (0..d_in).into()]);
+            let pre = pre_activations::<Self>(part, w_enc.clone(), b_enc.clone());
+            let pre = Self::float_reshape(pre, Shape::from([1, numbers]));
+            let (values, places) = Self::top_k(pre, numbers.min(k * tokens));
+            let values = read_sync(Self::float_into_data(values)).expect("encode_batch_top_k: values can be read");
+            let places = read_sync(Self::int_into_data(places)).expect("encode_batch_top_k: places can be read");
+            for (value, place) in values.iter::<f32>().zip(places.iter::<i64>()) {
+                let place = place as usize;
+                largest.push(Active::new(value, first + place / d_sae, place % d_sae));
+            }
+        }
+        let Columns { values, latents, wide } = largest.into_columns(tokens);
+        let int = burn::backend::get_device_settings::<Self>(&device).int_dtype;
+        let shape = [tokens, wide];
+        (
+            Self::float_from_data(TensorData::new(values, shape).convert_dtype(dtype), &device),
+            Self::int_from_data(TensorData::new(latents, shape).convert_dtype(int.into()), &device),
         )
     }
 
@@ -365,6 +418,13 @@ fn attention_pattern<B: Backend>(
         scores = B::float_mul_scalar(t, cap.into());
     }
     (B::softmax(B::float_add(scores, mask), 2), bend)
+}
+
+/// `x w_encᵀ + b_enc`, `[token, d_sae]`.
+fn pre_activations<B: TensorOps>(x: FloatTensor<B>, w_enc: FloatTensor<B>, b_enc: FloatTensor<B>) -> FloatTensor<B> {
+    let d_sae = w_enc.shape()[0];
+    let linear = B::product(x, B::float_transpose(w_enc));
+    B::float_add(linear, B::float_reshape(b_enc, Shape::from([1, d_sae])))
 }
 
 fn densify<B: Backend>(values: FloatTensor<B>, indices: IntTensor<B>, d_sae: usize) -> FloatTensor<B> {

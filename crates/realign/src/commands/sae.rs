@@ -61,7 +61,10 @@ pub fn run(context: &Context, command: SaeCommand) -> Result<()> {
     );
     let checkpoints = Checkpoints::new(folder, 2);
     let mut meter = Meter::new(context.show, "sae train", Unit::Steps);
-    let sizes = SaeConfig::new(shape.d_model, args.d_sae, args.k);
+    let sizes = SaeConfig {
+        batch: args.batch_top_k,
+        ..SaeConfig::new(shape.d_model, args.d_sae, args.k)
+    };
     let trained = config.train(
         sizes,
         &mut source,

@@ -1,4 +1,5 @@
-//! Products of many rows with a bf16 weight, by the processor's own dot products of bf16 pairs (AVX-512 BF16).
+//! Products of many rows with a bf16 weight, by the processor's own dot products of bf16 pairs (AVX-512 BF16), or by its
+//! matrix unit where it has one ([`amx`]).
 //!
 //! The input is rounded to bf16 as well, products are exact, and sums are in f32. The weight is rearranged on the way, a group of
 //! columns at a time: once for all rows, so that no second copy of the weight is kept.
@@ -12,6 +13,8 @@ use std::arch::x86_64::{
 use half::bf16;
 use rayon::prelude::*;
 
+use super::amx;
+
 /// 32-bit lanes of a register.
 const LANES: usize = 16;
 
@@ -21,9 +24,6 @@ const ROWS: usize = 8;
 
 /// Output columns of a panel.
 const COLUMNS: usize = WIDE * LANES;
-
-/// Two numbers of the summed axis to a lane, for each of a panel's columns.
-type Pairs = [u32; COLUMNS];
 
 /// Bytes of the rearranged weight that exist at a time: they stay in a cache that all cores share.
 const GROUP: usize = 4 << 20;
@@ -39,12 +39,41 @@ pub(super) fn available() -> bool {
 ///
 /// # Panics
 /// Where [`available`] is false.
-#[allow(unsafe_code)]
-pub(super) fn product(x: &[f32], w: &[u16], [m, d_out, d_in]: [usize; 3], transposed: bool) -> Vec<f32> {
+pub(super) fn product(x: &[f32], w: &[u16], sizes: [usize; 3], transposed: bool) -> Vec<f32> {
     assert!(available(), "this machine has no AVX-512 BF16");
+    if amx::available() {
+        by_tiles(x, w, sizes, transposed)
+    } else {
+        by_dots(x, w, sizes, transposed)
+    }
+}
+
+fn by_tiles(x: &[f32], w: &[u16], sizes: [usize; 3], transposed: bool) -> Vec<f32> {
+    by_panels(x, w, sizes, transposed, amx::BLOCK, amx::stripe)
+}
+
+#[allow(unsafe_code)]
+fn by_dots(x: &[f32], w: &[u16], sizes: [usize; 3], transposed: bool) -> Vec<f32> {
+    by_panels(x, w, sizes, transposed, ROWS, |x, w, n, first, out| {
+        // SAFETY: `available` has shown that the machine has what the function is compiled for.
+        unsafe { stripe(x, w, n, first, out) }
+    })
+}
+
+/// The product, a panel of `C` columns at a time: `stripe` multiplies some rows of `x`, always whole blocks of `block`, with it.
+/// Two numbers of the summed axis lie in a lane, and their count is a multiple of [`LANES`] lanes; zeros fill up.
+#[allow(unsafe_code)]
+fn by_panels<const C: usize>(
+    x: &[f32],
+    w: &[u16],
+    [m, d_out, d_in]: [usize; 3],
+    transposed: bool,
+    block: usize,
+    stripe: impl Fn(&[u32], &[[u32; C]], usize, usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
     let (k, n) = if transposed { (d_out, d_in) } else { (d_in, d_out) };
-    let pairs = k.div_ceil(2);
-    let mut rounded = vec![0u32; m * pairs];
+    let pairs = k.div_ceil(2).next_multiple_of(LANES);
+    let mut rounded = vec![0u32; m.next_multiple_of(block) * pairs];
     rounded
         .par_chunks_mut(pairs)
         .zip(x.par_chunks(k))
@@ -52,14 +81,14 @@ pub(super) fn product(x: &[f32], w: &[u16], [m, d_out, d_in]: [usize; 3], transp
         .for_each(|(to, from)| unsafe { round(from, to) });
 
     let mut out = vec![0.0; m * n];
-    let tiles = m.div_ceil(ROWS).div_ceil(2 * rayon::current_num_threads());
-    let rows = ROWS * tiles.max(1);
-    let in_group = (GROUP / (4 * COLUMNS * pairs)).clamp(1, n.div_ceil(COLUMNS));
-    let mut panels = vec![[0u32; COLUMNS]; in_group * pairs];
-    for first in (0..n).step_by(in_group * COLUMNS) {
-        let panels = &mut panels[..in_group.min((n - first).div_ceil(COLUMNS)) * pairs];
+    let blocks = m.div_ceil(block).div_ceil(2 * rayon::current_num_threads());
+    let rows = block * blocks.max(1);
+    let in_group = (GROUP / (4 * C * pairs)).clamp(1, n.div_ceil(C));
+    let mut panels = vec![[0u32; C]; in_group * pairs];
+    for first in (0..n).step_by(in_group * C) {
+        let panels = &mut panels[..in_group.min((n - first).div_ceil(C)) * pairs];
         panels.par_chunks_mut(pairs).enumerate().for_each(|(panel, to)| {
-            let first = first + panel * COLUMNS;
+            let first = first + panel * C;
             // SAFETY: as above.
             unsafe {
                 if transposed {
@@ -74,8 +103,7 @@ pub(super) fn product(x: &[f32], w: &[u16], [m, d_out, d_in]: [usize; 3], transp
             .zip(rounded.par_chunks(rows * pairs))
             .for_each(|(out, x)| {
                 for (panel, w) in panels.chunks_exact(pairs).enumerate() {
-                    // SAFETY: as above.
-                    unsafe { stripe(x, w, n, first + panel * COLUMNS, out) };
+                    stripe(x, w, n, first + panel * C, out);
                 }
             });
     }
@@ -99,8 +127,8 @@ fn round(from: &[f32], to: &mut [u32]) {
 
 /// The panel of rows `first..` of `w` as columns, two neighbours of a row to a lane.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pair_columns(w: &[u16], [d_out, d_in]: [usize; 2], first: usize, to: &mut [Pairs]) {
-    let columns = COLUMNS.min(d_out - first);
+fn pair_columns<const C: usize>(w: &[u16], [d_out, d_in]: [usize; 2], first: usize, to: &mut [[u32; C]]) {
+    let columns = C.min(d_out - first);
     for block in (0..columns).step_by(LANES) {
         let rows = LANES.min(columns - block);
         for (at, to) in to.chunks_mut(LANES).enumerate() {
@@ -122,8 +150,8 @@ fn pair_columns(w: &[u16], [d_out, d_in]: [usize; 2], first: usize, to: &mut [Pa
 
 /// The panel of columns `first..` of `w`, two neighbours of a column to a lane.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pair_rows(w: &[u16], [d_out, d_in]: [usize; 2], first: usize, to: &mut [Pairs]) {
-    let columns = COLUMNS.min(d_in - first);
+fn pair_rows<const C: usize>(w: &[u16], [d_out, d_in]: [usize; 2], first: usize, to: &mut [[u32; C]]) {
+    let columns = C.min(d_in - first);
     let row = |row: usize, block: usize| -> [u16; LANES] {
         let mut lanes = [0; LANES];
         if row < d_out && block < columns {
@@ -133,7 +161,7 @@ fn pair_rows(w: &[u16], [d_out, d_in]: [usize; 2], first: usize, to: &mut [Pairs
         lanes
     };
     for (pair, to) in to.iter_mut().enumerate() {
-        for block in (0..COLUMNS).step_by(LANES) {
+        for block in (0..C).step_by(LANES) {
             let [low, high]: [__m256i; 2] = [0, 1].map(|i| bytemuck::cast(row(2 * pair + i, block)));
             let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
             let both = _mm512_or_si512(_mm512_cvtepu16_epi32(low), high);
@@ -172,10 +200,10 @@ fn turned(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
 
 /// Some rows of the output in the columns of one panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn stripe(x: &[u32], w: &[Pairs], n: usize, first: usize, out: &mut [f32]) {
+fn stripe(x: &[u32], w: &[[u32; COLUMNS]], n: usize, first: usize, out: &mut [f32]) {
     let columns = COLUMNS.min(n - first);
     for (x, out) in x.chunks(ROWS * w.len()).zip(out.chunks_mut(ROWS * n)) {
-        let rows = x.len() / w.len();
+        let rows = out.len() / n;
         let mut sums = [[0.0; COLUMNS]; ROWS];
         match rows {
             ROWS => tile::<ROWS>(x, w, &mut sums),
@@ -199,7 +227,7 @@ fn stripe(x: &[u32], w: &[Pairs], n: usize, first: usize, out: &mut [f32]) {
 
 /// `R` rows of `x` times a panel, summed in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn tile<const R: usize>(x: &[u32], w: &[Pairs], out: &mut [[f32; COLUMNS]]) {
+fn tile<const R: usize>(x: &[u32], w: &[[u32; COLUMNS]], out: &mut [[f32; COLUMNS]]) {
     let pairs = w.len();
     let mut rows = [&x[..0]; R];
     for r in 0..R {
@@ -248,7 +276,7 @@ mod tests {
         /// Numbers with few bits lose nothing by rounding, and their sums are exact: equality, not a tolerance.
         #[test]
         fn sums_of_small_whole_numbers_are_exact(
-            m in 1usize..40, d_out in 1usize..130, d_in in 1usize..130, seed in any::<u32>(), transposed in any::<bool>(),
+            m in 1usize..80, d_out in 1usize..130, d_in in 1usize..130, seed in any::<u32>(), transposed in any::<bool>(),
         ) {
             if !available() {
                 return Ok(());
@@ -260,12 +288,17 @@ mod tests {
             let (k, n) = if transposed { (d_out, d_in) } else { (d_in, d_out) };
             let x: Vec<f32> = (0..m * k).map(number).collect();
             let w: Vec<u16> = (0..d_out * d_in).map(|i| bf16::from_f32(number(i + 7)).to_bits()).collect();
-            let found = product(&x, &w, [m, d_out, d_in], transposed);
+            let mut found = vec![by_dots(&x, &w, [m, d_out, d_in], transposed)];
+            if amx::available() {
+                found.push(by_tiles(&x, &w, [m, d_out, d_in], transposed));
+            }
             for row in 0..m {
                 for column in 0..n {
                     let weight = |i: usize| widened(w[if transposed { i * d_in + column } else { column * d_in + i }]);
                     let wanted: f32 = (0..k).map(|i| x[row * k + i] * weight(i)).sum();
-                    prop_assert_eq!(found[row * n + column], wanted, "{} {}", row, column);
+                    for found in &found {
+                        prop_assert_eq!(found[row * n + column], wanted, "{} {}", row, column);
+                    }
                 }
             }
         }

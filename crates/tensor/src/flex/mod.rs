@@ -1,6 +1,9 @@
 //! Special bodies for burn's CPU backend: SIMD chosen at run time, threads by rayon.
 
+mod above;
 mod activation;
+#[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
+mod amx;
 mod attention;
 #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
 mod bf16;
@@ -107,6 +110,24 @@ impl TensorOps for Flex {
         k: usize,
     ) -> (FloatTensor<Self>, IntTensor<Self>) {
         top_k::encode(&x, &w_enc, &b_enc, k)
+    }
+
+    fn encode_above(
+        x: FloatTensor<Self>,
+        w_enc: FloatTensor<Self>,
+        b_enc: FloatTensor<Self>,
+        threshold: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, IntTensor<Self>) {
+        above::encode_above(&x, &w_enc, &b_enc, &threshold)
+    }
+
+    fn encode_batch_top_k(
+        x: FloatTensor<Self>,
+        w_enc: FloatTensor<Self>,
+        b_enc: FloatTensor<Self>,
+        k: usize,
+    ) -> (FloatTensor<Self>, IntTensor<Self>) {
+        above::encode_batch_top_k(&x, &w_enc, &b_enc, k)
     }
 
     fn sparse_decode(

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor};
 use realign_tensor::{
-    AdamWStep, Span, Spans, adamw, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode,
-    sparse_encode, swiglu, test_device, top_k,
+    AdamWStep, Span, Spans, adamw, attention, cross_entropy, encode_above, encode_batch_top_k, low_rank_linear,
+    product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu, test_device, top_k,
 };
 
 fn zeros<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -61,6 +61,10 @@ panics! {
     top_more_than_all: "top_k: k = 4, but x is [2, 3]", top_k(zeros([2, 3]), 4);
     encoder_of_another_width: "sparse_encode: w_enc has shape [5, 4], expected [5, 3]",
         sparse_encode(zeros([2, 3]), zeros([5, 4]), zeros([5]), 1);
+    a_threshold_for_other_latents: "encode_above: threshold has shape [4], expected [5]",
+        encode_above(zeros([2, 3]), zeros([5, 3]), zeros([5]), zeros([4]));
+    more_of_a_batch_than_there_are: "encode_batch_top_k: k = 6, but there are 5 latents",
+        encode_batch_top_k(zeros([2, 3]), zeros([5, 3]), zeros([5]), 6);
     more_latents_than_there_are: "sparse_encode: k = 6, but there are 5 latents",
         sparse_encode(zeros([2, 3]), zeros([5, 3]), zeros([5]), 6);
     decoding_unlike_codes: "sparse_decode: indices has shape [2, 4], expected [2, 3]",

@@ -1,9 +1,9 @@
 //! Values and all gradients on flex equal those of the reference bodies, in every layout.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use realign_tensor::{
-    Activation, AdamWStep, activate, adamw, cross_entropy, gated, low_rank_linear, product, rms_norm, rotary,
-    sparse_decode, sparse_encode, swiglu, test_device, top_k,
+    Activation, AdamWStep, activate, adamw, cross_entropy, encode_above, encode_batch_top_k, gated, low_rank_linear,
+    product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu, test_device, top_k,
 };
 
 use crate::numbers::{Layout, agree, close, indices, leaf, outcome, same, uniform, values, whole};
@@ -206,6 +206,77 @@ fn sparse_codes_agree() {
             outcome
         });
     }
+}
+
+/// A code's values as `[token, d_sae]`: what only fills a row up says nothing.
+fn dense(code: (Tensor<2>, Tensor<2, Int>), d_sae: usize) -> Tensor<2> {
+    let (values, indices) = code;
+    let zeros = Tensor::zeros([values.dims()[0], d_sae], &values.device());
+    zeros.scatter(1, indices, values, IndexingUpdateOp::Add)
+}
+
+#[test]
+fn codes_of_any_number_of_latents_agree() {
+    for layout in Layout::ALL {
+        // None, some, and all that are positive.
+        for level in [30.0, 0.5, -30.0] {
+            agree(SUMS, &format!("above {level}, {layout:?}"), |device| {
+                let x = leaf(Layout::Transposed.tensor(1, [37, 40], device));
+                let w_enc = leaf(layout.tensor(2, [200, 40], device));
+                let b_enc = leaf(Layout::Contiguous.tensor(3, [200], device));
+                let threshold = Layout::Contiguous.tensor(4, [200], device) + level;
+                let code = encode_above(x.clone(), w_enc.clone(), b_enc.clone(), threshold);
+                outcome!(dense(code, 200); x, w_enc, b_enc)
+            });
+        }
+        for k in [0, 1, 6, 200] {
+            agree(SUMS, &format!("k = {k} of a batch, {layout:?}"), |device| {
+                let x = leaf(Layout::Transposed.tensor(1, [37, 40], device));
+                let w_enc = leaf(layout.tensor(2, [200, 40], device));
+                let b_enc = leaf(Layout::Contiguous.tensor(3, [200], device));
+                let code = encode_batch_top_k(x.clone(), w_enc.clone(), b_enc.clone(), k);
+                outcome!(dense(code, 200); x, w_enc, b_enc)
+            });
+        }
+    }
+}
+
+#[test]
+fn of_equal_activations_the_earlier_token_and_the_lower_latent_come_first() {
+    let device = test_device();
+    // Pre-activations are the entries of a table of few values.
+    let (tokens, n) = (9, 20);
+    let table: Tensor<2> = whole(1, [tokens, n], 5, &device).float() - 1.0;
+    let mut table = values(table);
+    table[7] = f32::NAN;
+    let x = || Tensor::<2>::from_data(TensorData::new(table.clone(), [tokens, n]), &device);
+    let (eye, zeros) = (Tensor::eye(n, &device), Tensor::zeros([n], &device));
+    for k in [0, 1, 3, 20] {
+        // A product would spread what is not a number over its row.
+        let code = encode_batch_top_k(x().mask_fill(x().is_nan(), -1.0), eye.clone(), zeros.clone(), k);
+        let found = values(dense(code, n));
+        let mut order: Vec<usize> = (0..tokens * n).filter(|&i| table[i] > 0.0).collect();
+        order.sort_by(|&i, &j| table[j].total_cmp(&table[i]));
+        let mut wanted = vec![0.0; tokens * n];
+        order.iter().take(k * tokens).for_each(|&i| wanted[i] = table[i]);
+        assert_eq!(found, wanted, "k = {k}");
+    }
+    let (found, columns) = encode_above(x(), eye, zeros, Tensor::full([n], 1.0, &device));
+    let wide = found.dims()[1];
+    let (found, columns) = (values(found), indices(columns));
+    for (row, x) in table.chunks(n).enumerate().skip(1) {
+        let mut order: Vec<usize> = (0..n).filter(|&i| x[i] > 1.0).collect();
+        order.sort_by(|&i, &j| x[j].total_cmp(&x[i]));
+        for place in 0..wide {
+            let at = row * wide + place;
+            match order.get(place) {
+                Some(&column) => assert_eq!((columns[at], found[at]), (column as i64, x[column]), "row {row}"),
+                None => assert_eq!(found[at], 0.0, "row {row}"),
+            }
+        }
+    }
+    // The row of what is not a number.
+    assert!(found[..wide].iter().all(|x| *x == 0.0));
 }
 
 #[test]
