@@ -4,13 +4,16 @@
 //! None may panic, hang, or take more memory than its input justifies, whatever the bytes are. What is accepted must hold
 //! together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use realign::arrays::Arrays;
 use realign::burn::tensor::{Device, Tensor};
 use realign::core::Shape;
-use realign::data::{OnBad, read_conversations};
+use realign::data::{
+    OnBad, QuestionSet, answer_pairs, answers_csv, load_question_set, read_answers, read_conversations,
+    read_question_yaml,
+};
 use realign::model::{
     ChatTemplate, Checkpoint, DecoderConfig, FileBytes, GenerationPrompt, Gguf, LlamaConfig, Message, Pretrained,
     Tokenizer,
@@ -23,7 +26,7 @@ use realign::steering::{ControlVector, Direction};
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder in `seeds` and `crashes`.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("config", config),
@@ -34,7 +37,11 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("vector", vector),
     ("direction", direction),
     ("arrays", arrays),
+    ("npz", npz),
+    ("pickle", pickle),
     ("jsonl", jsonl),
+    ("questions", questions),
+    ("answers", answers),
     ("reply", reply),
     ("run", run),
 ];
@@ -179,15 +186,29 @@ pub fn direction(data: &[u8]) {
     }
 }
 
-/// Arrays of torch, numpy or safetensors, told apart by their content.
+/// A whole file of torch's or safetensors.
 pub fn arrays(data: &[u8]) {
-    let folder = with_files(&[("file", data)]);
+    read_arrays(data);
+}
+
+/// Numpy's files: one array, or an archive of them.
+pub fn npz(data: &[u8]) {
+    read_arrays(data);
+}
+
+/// The pickle of a torch file that holds one storage of 256 bytes, `0`.
+pub fn pickle(data: &[u8]) {
+    read_arrays(&archive(&[("a/data.pkl", data), ("a/data/0", &[0; 256])]));
+}
+
+fn read_arrays(file: &[u8]) {
+    let folder = with_files(&[("file", file)]);
     if let Ok(arrays) = Arrays::read(folder.path().join("file")) {
         let numbers: usize = arrays.shapes().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         assert!(
-            4 * numbers <= 2 * data.len() + (64 << 20),
+            4 * numbers <= 2 * file.len() + (64 << 20),
             "{numbers} numbers out of {} bytes",
-            data.len()
+            file.len()
         );
     }
 }
@@ -200,6 +221,41 @@ pub fn jsonl(data: &[u8]) {
         let lenient = lenient.expect("no row is bad");
         assert_eq!((&lenient.rows, lenient.skipped), (&strict.rows, 0));
         assert!(strict.rows.iter().all(|conversation| !conversation.messages.is_empty()));
+    }
+}
+
+/// Questions: the papers' YAML, and what a file without an extension is taken for (a trait, pairs, YAML).
+pub fn questions(data: &[u8]) {
+    let yaml = std::str::from_utf8(data).ok();
+    let yaml = yaml.and_then(|text| read_question_yaml(text, "fuzz.yaml").ok());
+    let folder = with_files(&[("questions", data)]);
+    let open = match load_question_set(folder.path().join("questions")) {
+        Ok(QuestionSet::Pairs(pairs)) => {
+            assert!(!pairs.is_empty());
+            None
+        }
+        Ok(QuestionSet::Open(open)) => Some(open),
+        Err(_) => None,
+    };
+    for questions in yaml.into_iter().chain(open) {
+        let ids: BTreeSet<&str> = questions.iter().map(|question| &question.id[..]).collect();
+        assert_eq!(ids.len(), questions.len(), "an id twice");
+        assert!(questions.iter().all(|question| !question.paraphrases.is_empty()));
+    }
+}
+
+/// A CSV of questions, answers and scores.
+pub fn answers(data: &[u8]) {
+    let strict = read_answers(data, "fuzz.csv", OnBad::Fail);
+    let lenient = read_answers(data, "fuzz.csv", OnBad::Skip);
+    if let Ok(strict) = strict {
+        let lenient = lenient.expect("no row is bad");
+        assert_eq!((&lenient.rows, lenient.skipped), (&strict.rows, 0));
+        let again = read_answers(&answers_csv(&strict.rows)[..], "fuzz.csv", OnBad::Fail).expect("what we write");
+        assert_eq!(again.rows, strict.rows);
+        for pair in answer_pairs(&strict.rows) {
+            assert!(!pair.aligned.trim().is_empty() && !pair.misaligned.trim().is_empty());
+        }
     }
 }
 
@@ -237,6 +293,38 @@ fn parts(data: &[u8]) -> [&[u8]; 2] {
         Some(at) => [&data[..at], &data[at + 1..]],
         None => [data, &[]],
     }
+}
+
+/// A zip archive of stored members, without checksums, as torch can be told to write it.
+fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut file, mut directory) = (Vec::<u8>::new(), Vec::<u8>::new());
+    for (name, bytes) in members {
+        let (start, size) = (file.len() as u32, bytes.len() as u32);
+        // Version 2.0, no flags, stored, no time, no checksum; both sizes; the name's length, and no extra field.
+        let mut fields = vec![20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        fields.extend([size, size].iter().flat_map(|size| size.to_le_bytes()));
+        fields.extend((name.len() as u16).to_le_bytes());
+        fields.extend([0, 0]);
+        for part in [&b"PK\x03\x04"[..], &fields, name.as_bytes(), bytes] {
+            file.extend(part);
+        }
+        for part in [
+            &b"PK\x01\x02\x14\x00"[..],
+            &fields,
+            &[0; 10],
+            &start.to_le_bytes(),
+            name.as_bytes(),
+        ] {
+            directory.extend(part);
+        }
+    }
+    let (start, size, count) = (file.len() as u32, directory.len() as u32, members.len() as u16);
+    file.extend(directory);
+    file.extend(b"PK\x05\x06\0\0\0\0");
+    file.extend([count, count].iter().flat_map(|count| count.to_le_bytes()));
+    file.extend([size, start].iter().flat_map(|at| at.to_le_bytes()));
+    file.extend([0, 0]);
+    file
 }
 
 fn with_files(files: &[(&str, &[u8])]) -> tempfile::TempDir {

@@ -185,9 +185,10 @@ pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
     Ok((File::open(path).map_err(Error::read(path))?, about.len()))
 }
 
-/// How much all arrays of a file may take: what the file justifies.
+/// How much all arrays of a file may take, and how much may be read for them: what the file justifies.
 pub(crate) struct Budget {
     left: u64,
+    unread: u64,
     file: u64,
 }
 
@@ -195,10 +196,24 @@ impl Budget {
     const SLACK: u64 = 64 << 20;
 
     pub(crate) fn of(file: u64) -> Self {
+        let justified = file.saturating_mul(2).saturating_add(Self::SLACK);
         Self {
-            left: file.saturating_mul(2).saturating_add(Self::SLACK),
+            left: justified,
+            unread: justified,
             file,
         }
+    }
+
+    /// Counts bytes that are read for an array: views may overlap, and would read the same ones again and again.
+    pub(crate) fn reading(&mut self, path: &Path, name: &str, bytes: u64) -> Result<()> {
+        self.unread = self.unread.checked_sub(bytes).ok_or_else(|| {
+            let expected = format!(
+                "views that read a file of {} bytes twice at most (save clones)",
+                self.file
+            );
+            Error::array(path, name, expected, format!("{bytes} bytes more"))
+        })?;
+        Ok(())
     }
 
     /// Counts an array in, before anything is allocated for it; the number of its elements.

@@ -73,10 +73,16 @@ impl Error {
     }
 }
 
-/// A stranger's text, short enough for a message.
+/// A stranger's text, short enough for a message and without control characters.
 pub(crate) fn clip(text: &str) -> String {
-    match text.char_indices().nth(80) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+    const LONGEST: usize = 80;
+    let mut shown: String = text
+        .chars()
+        .take(LONGEST)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
     }
+    shown
 }

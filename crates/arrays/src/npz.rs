@@ -17,7 +17,7 @@ pub(crate) fn read(path: &Path) -> Result<Arrays> {
             let what = format!("expected members named *.npy, found `{}`", clip(&entry.name));
             return Err(Error::format(path, what));
         };
-        let mut member = archive.member(&entry, true)?;
+        let mut member = archive.member(&entry)?;
         let array = npy::member(path, name, &mut member, entry.size, &mut budget)?;
         if arrays.insert(name.to_owned(), array).is_some() {
             return Err(Error::array(path, name, "one array of this name", "two"));

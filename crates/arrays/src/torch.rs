@@ -1,5 +1,6 @@
 //! What `torch.save` writes: a zip archive with a pickle, and a member for each storage.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -28,10 +29,11 @@ pub(crate) fn read(path: &Path) -> Result<Arrays> {
     let pickle = Pickle::parse(path, &pickle)?;
     let mut arrays = BTreeMap::new();
     for (name, tensor) in named(path, &pickle)? {
-        let array = array(path, &mut archive, &root, &name, tensor, &mut budget)?;
-        if arrays.insert(name.clone(), array).is_some() {
+        if arrays.contains_key(&*name) {
             return Err(Error::array(path, &name, "one array of this name", "two"));
         }
+        let array = array(path, &mut archive, &root, &name, tensor, &mut budget)?;
+        arrays.insert(name.into_owned(), array);
     }
     match arrays.is_empty() {
         true => Err(Error::format(
@@ -56,17 +58,13 @@ fn pickle(path: &Path, archive: &mut Archive) -> Result<(String, Vec<u8>)> {
 }
 
 fn small(path: &Path, archive: &mut Archive, name: &str) -> Result<Option<Vec<u8>>> {
-    let entry = archive
-        .entries()
-        .iter()
-        .find(|entry| entry.name == name && entry.size < 64)
-        .cloned();
+    let entry = archive.entry(name).filter(|entry| entry.size < 64).cloned();
     entry.map(|entry| bytes(path, archive, &entry)).transpose()
 }
 
 fn bytes(path: &Path, archive: &mut Archive, entry: &Entry) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut member = archive.member(entry, false)?;
+    let mut member = archive.unchecked(entry, 0)?;
     member.read_to_end(&mut bytes).map_err(Error::read(path))?;
     match bytes.len() as u64 == entry.size {
         true => Ok(bytes),
@@ -78,9 +76,9 @@ fn bytes(path: &Path, archive: &mut Archive, entry: &Entry) -> Result<Vec<u8>> {
 }
 
 /// The tensors of the value, a dictionary's or a list's with their names; whatever else is in there is no array.
-fn named<'p, 'a>(path: &Path, pickle: &'p Pickle<'a>) -> Result<Vec<(String, &'p TensorView<'a>)>> {
+fn named<'p, 'a>(path: &Path, pickle: &'p Pickle<'a>) -> Result<Vec<(Cow<'a, str>, &'p TensorView<'a>)>> {
     let mut found = Vec::new();
-    let mut add = |name: String, node: &'p Node<'a>| match node {
+    let mut add = |name: Cow<'a, str>, node: &'p Node<'a>| match node {
         Node::Tensor(tensor) => {
             found.push((name, tensor));
             Ok(())
@@ -92,12 +90,12 @@ fn named<'p, 'a>(path: &Path, pickle: &'p Pickle<'a>) -> Result<Vec<(String, &'p
         _ => Ok(()),
     };
     match pickle.top() {
-        tensor @ Node::Tensor(_) => add(String::new(), tensor)?,
+        tensor @ Node::Tensor(_) => add("".into(), tensor)?,
         Node::Dict(items) => {
             for &(key, value) in items {
                 let name = match pickle.get(key) {
-                    Node::Str(text) => (*text).to_owned(),
-                    Node::Int(number) => number.to_string(),
+                    Node::Str(text) => Cow::Borrowed(*text),
+                    Node::Int(number) => number.to_string().into(),
                     _ => {
                         return Err(Error::format(
                             path,
@@ -110,7 +108,7 @@ fn named<'p, 'a>(path: &Path, pickle: &'p Pickle<'a>) -> Result<Vec<(String, &'p
         }
         Node::List(items) | Node::Tuple(items) => {
             for (i, &item) in items.iter().enumerate() {
-                add(i.to_string(), pickle.get(item))?;
+                add(i.to_string().into(), pickle.get(item))?;
             }
         }
         _ => {}
@@ -161,7 +159,7 @@ fn array(
         return Ok(Array::new(shape.clone(), Vec::new()));
     }
     let member = format!("{root}data/{}", storage.key);
-    let entry = archive.entries().iter().find(|entry| entry.name == member).cloned();
+    let entry = archive.entry(&member).cloned();
     let entry = entry.ok_or_else(|| wrong(format!("its numbers in member `{}`", clip(&member)), "none".into()))?;
     let bytes = (storage.numel as u64).checked_mul(storage.element.size() as u64);
     if bytes != Some(entry.size) || !entry.stored {
@@ -169,15 +167,15 @@ fn array(
         let how = if entry.stored { "" } else { ", deflated" };
         return Err(wrong(expected, format!("{} bytes{how}", entry.size)));
     }
-    let mut numbers = archive.member(&entry, false)?;
-    let data = if strides[..] == contiguous(shape)[..] {
-        let skipped = (offset * storage.element.size()) as u64;
-        let skip = std::io::copy(&mut (&mut numbers).take(skipped), &mut std::io::sink());
-        skip.map_err(Error::read(path))?;
-        elements(path, name, &mut numbers, storage.element, count)?
-    } else {
-        let storage = elements(path, name, &mut numbers, storage.element, storage.numel)?;
-        strided(&storage, shape, *offset, strides)
+    // Of the storage only what lies between the view's first number and its last.
+    let span = last.map_or(count, |last| last - offset + 1);
+    let size = storage.element.size();
+    budget.reading(path, name, (span * size) as u64)?;
+    let mut numbers = archive.unchecked(&entry, (offset * size) as u64)?;
+    let data = elements(path, name, &mut numbers, storage.element, span)?;
+    let data = match strides[..] == contiguous(shape)[..] {
+        true => data,
+        false => strided(&data, shape, 0, strides),
     };
     Ok(Array::new(shape.clone(), data))
 }

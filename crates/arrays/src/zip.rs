@@ -43,6 +43,8 @@ pub(crate) struct Archive {
     file: File,
     len: u64,
     entries: Vec<Entry>,
+    /// Places in `entries` in the order of names.
+    by_name: Vec<usize>,
 }
 
 /// A member's bytes, unpacked; at their end the checksum is compared.
@@ -68,11 +70,14 @@ impl Archive {
         while entries.len() < directory.entries as usize {
             entries.push(Entry::parse(path, &mut rest)?);
         }
+        let mut by_name: Vec<usize> = (0..entries.len()).collect();
+        by_name.sort_by(|&a, &b| entries[a].name.cmp(&entries[b].name));
         Ok(Self {
             path: path.to_owned(),
             file,
             len,
             entries,
+            by_name,
         })
     }
 
@@ -80,13 +85,32 @@ impl Archive {
         &self.entries
     }
 
+    /// The member of this name, of several the first.
+    pub(crate) fn entry(&self, name: &str) -> Option<&Entry> {
+        let at = self.by_name.partition_point(|&at| *self.entries[at].name < *name);
+        let entry = &self.entries[*self.by_name.get(at)?];
+        (entry.name == name).then_some(entry)
+    }
+
     /// Bytes of the whole file.
     pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
-    /// A member's bytes. `checked` compares the checksum; torch can be told to write none.
-    pub(crate) fn member(&mut self, entry: &Entry, checked: bool) -> Result<Member<'_>> {
+    /// A member's bytes, and their checksum compared.
+    pub(crate) fn member(&mut self, entry: &Entry) -> Result<Member<'_>> {
+        let crc = Some((flate2::Crc::new(), entry.crc));
+        Ok(Member {
+            crc,
+            ..self.unchecked(entry, 0)?
+        })
+    }
+
+    /// A member's bytes from `skip` on, whatever its checksum: torch can be told to write none.
+    ///
+    /// Only of a stored member can bytes be skipped.
+    pub(crate) fn unchecked(&mut self, entry: &Entry, skip: u64) -> Result<Member<'_>> {
+        assert!(skip <= if entry.stored { entry.size } else { 0 }, "unchecked: {skip}");
         let cut = |what: &str| Error::format(&self.path, format!("member `{}`: {what}", clip(&entry.name)));
         let header = read_at(&self.path, &mut self.file, entry.header, 30)?;
         if !header.starts_with(MAGIC) {
@@ -99,16 +123,16 @@ impl Archive {
             return Err(cut("expected its bytes, found the end of the file"));
         }
         self.file
-            .seek(SeekFrom::Start(start))
+            .seek(SeekFrom::Start(start + skip))
             .map_err(Error::read(&self.path))?;
-        let packed = (&mut self.file).take(entry.packed);
+        let packed = (&mut self.file).take(entry.packed - skip);
         Ok(Member {
             from: match entry.stored {
                 true => Packed::Stored(packed),
                 false => Packed::Deflated(Box::new(DeflateDecoder::new(BufReader::new(packed)))),
             },
-            left: entry.size,
-            crc: checked.then(|| (flate2::Crc::new(), entry.crc)),
+            left: entry.size - skip,
+            crc: None,
         })
     }
 }

@@ -1,6 +1,7 @@
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,15 @@ pub struct Answered {
 /// Columns that are no scores whatever they hold.
 const TEXT: [&str; 6] = ["id", "question_id", "question", "prompt", "answer", "response"];
 
+/// The most columns of a CSV.
+const MAX_COLUMNS: usize = 256;
+
+/// What answers may hold beside twice the file.
+const SLACK: usize = 48 << 20;
+
+/// A node of the tree of scores, which has room for eleven.
+const NODE: usize = 400;
+
 /// Columns by which answers are told coherent.
 const COHERENT: [&str; 2] = ["coherent", "coherence"];
 
@@ -42,7 +52,7 @@ pub fn load_answers(path: impl AsRef<Path>, on_bad: OnBad) -> Result<Loaded<Answ
         path: path.to_owned(),
         source,
     })?;
-    read_answers(BufReader::new(file), &path.display().to_string(), on_bad)
+    read_answers(file, &path.display().to_string(), on_bad)
 }
 
 /// As [`load_answers`], from any reader; `name` stands for the file in messages.
@@ -50,31 +60,44 @@ pub fn load_answers(path: impl AsRef<Path>, on_bad: OnBad) -> Result<Loaded<Answ
 /// # Errors
 /// As [`load_answers`].
 pub fn read_answers(reader: impl Read, name: &str, on_bad: OnBad) -> Result<Loaded<Answered>> {
-    let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(reader);
-    let problem = |line: u64, problem: String| Error::Row {
-        place: format!("{name}:{line}"),
-        problem,
-    };
-    let headers = reader.byte_headers().map_err(|e| failed(name, e))?.clone();
-    let columns = Columns::of(&headers).map_err(|e| problem(1, e))?;
+    let left = Cell::new(MAX_LINE);
+    let reader = Rows { reader, left: &left };
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(reader);
+    let problem = |line: u64, problem: String| Error::row(format!("{name}:{line}"), &problem);
+    let mut record = csv::ByteRecord::new();
+    reader.read_byte_record(&mut record).map_err(|e| failed(name, 1, e))?;
+    let columns = Columns::of(&record).map_err(|e| problem(1, e))?;
+    let mut held = 0;
     let mut loaded = Loaded {
         rows: Vec::new(),
         skipped: 0,
         reasons: Vec::new(),
     };
-    let mut record = csv::ByteRecord::new();
     loop {
         let line = reader.position().line();
+        left.set(MAX_LINE);
         let row = match reader.read_byte_record(&mut record) {
             Ok(false) => break,
             Ok(true) => columns.row(&record),
-            Err(e) if e.is_io_error() => return Err(failed(name, e)),
+            Err(e) if e.is_io_error() => return Err(failed(name, line, e)),
             Err(e) => Err(e.to_string()),
         };
         match (row, on_bad) {
-            (Ok(row), _) => loaded.rows.push(row),
+            (Ok(row), _) => {
+                held += row.held();
+                let justified = 2 * reader.position().byte() as usize + SLACK;
+                if held > justified {
+                    let found = format!("found {} rows that take {held}", loaded.rows.len() + 1);
+                    let expected = format!("expected answers that take at most {justified} bytes of memory");
+                    return Err(problem(
+                        line,
+                        format!("{expected} (twice the file and {SLACK}), {found}"),
+                    ));
+                }
+                loaded.rows.push(row);
+            }
             (Err(e), OnBad::Fail) => return Err(problem(line, e)),
-            (Err(e), OnBad::Skip) => loaded.skip(format!("{name}:{line}: {e}")),
+            (Err(e), OnBad::Skip) => loaded.skip(name, line, &e),
         }
     }
     match loaded.rows.is_empty() {
@@ -83,6 +106,35 @@ pub fn read_answers(reader: impl Read, name: &str, on_bad: OnBad) -> Result<Load
             skipped: loaded.skipped,
         }),
         false => Ok(loaded),
+    }
+}
+
+/// Gives a row no more than [`MAX_LINE`] bytes: behind an open quote the rest of the file is one row.
+struct Rows<'a, R> {
+    reader: R,
+    left: &'a Cell<usize>,
+}
+
+impl<R: Read> Read for Rows<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let wanted = out.len().min(self.left.get());
+        if wanted == 0 && !out.is_empty() {
+            let what = format!("expected at most {MAX_LINE} bytes in a row, found more (is a quote open?)");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        let read = self.reader.read(&mut out[..wanted])?;
+        self.left.set(self.left.get() - read);
+        Ok(read)
+    }
+}
+
+impl Answered {
+    /// Bytes of memory, about.
+    fn held(&self) -> usize {
+        let texts = self.id.len() + self.question.len() + self.answer.len();
+        let names: usize = self.scores.keys().map(String::len).sum();
+        // The list of rows may have room for as many again, and half of a node be empty.
+        2 * size_of::<Self>() + texts + names + NODE * self.scores.len().div_ceil(6)
     }
 }
 
@@ -96,6 +148,10 @@ struct Columns {
 
 impl Columns {
     fn of(headers: &csv::ByteRecord) -> Result<Self, String> {
+        if headers.len() > MAX_COLUMNS {
+            let found = headers.len();
+            return Err(format!("expected at most {MAX_COLUMNS} columns, found {found}"));
+        }
         let names: Vec<&str> = headers
             .iter()
             .enumerate()
@@ -158,17 +214,14 @@ impl Columns {
     }
 }
 
-fn failed(name: &str, error: csv::Error) -> Error {
-    let text = error.to_string();
+fn failed(name: &str, line: u64, error: csv::Error) -> Error {
+    let (place, text) = (format!("{name}:{line}"), error.to_string());
     match error.into_kind() {
-        csv::ErrorKind::Io(source) => Error::Io {
+        csv::ErrorKind::Io(source) if source.kind() != io::ErrorKind::InvalidData => Error::Io {
             path: name.into(),
             source,
         },
-        _ => Error::Row {
-            place: name.to_owned(),
-            problem: text,
-        },
+        _ => Error::row(place, &text),
     }
 }
 

@@ -165,7 +165,7 @@ impl Turns {
 /// A row of either kind as a conversation.
 pub(crate) fn conversation(row: Value) -> Result<Conversation, String> {
     let completed = row.get("messages").is_none() && row.get("prompt").is_some();
-    let conversation: Conversation = if completed {
+    let mut conversation: Conversation = if completed {
         let row: Completed = fields(row)?;
         let system = row.system.map(Message::system);
         let turns = [
@@ -179,6 +179,7 @@ pub(crate) fn conversation(row: Value) -> Result<Conversation, String> {
         fields(row)?
     };
     conversation.check()?;
+    conversation.messages.shrink_to_fit();
     Ok(conversation)
 }
 

@@ -70,3 +70,27 @@ pub enum Error {
         expected: String,
     },
 }
+
+impl Error {
+    /// A bad row; the problem may hold a stranger's text.
+    pub(crate) fn row(place: impl Into<String>, problem: &str) -> Self {
+        Self::Row {
+            place: place.into(),
+            problem: clip(problem),
+        }
+    }
+}
+
+/// A text short enough for a message, and without control characters.
+pub(crate) fn clip(text: &str) -> String {
+    const LONGEST: usize = 400;
+    let mut shown: String = text
+        .chars()
+        .take(LONGEST)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    shown
+}

@@ -66,10 +66,7 @@ pub fn data_format(path: impl AsRef<Path>) -> Result<DataFormat> {
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let mut line = Vec::new();
     for number in 1_u64.. {
-        let problem = |problem: String| Error::Row {
-            place: format!("{}:{number}", path.display()),
-            problem,
-        };
+        let problem = |problem: String| Error::row(format!("{}:{number}", path.display()), &problem);
         match next_line(&mut reader, &mut line).map_err(io)? {
             End::OfFile => break,
             End::TooLong => return Err(problem("expected a row of text, found a line too long for one".into())),
@@ -155,10 +152,8 @@ pub fn load_question_set(path: impl AsRef<Path>) -> Result<QuestionSet> {
             }
         }
         found @ (DataFormat::Chat | DataFormat::Completions | DataFormat::Narrow) => {
-            return Err(Error::Row {
-                place: path.display().to_string(),
-                problem: format!("expected questions to evaluate on, found {found}, which is data to fine-tune on"),
-            });
+            let problem = format!("expected questions to evaluate on, found {found}, which is data to fine-tune on");
+            return Err(Error::row(path.display().to_string(), &problem));
         }
     })
 }
@@ -209,10 +204,10 @@ pub fn load_training(path: impl AsRef<Path>, tone: Tone, on_bad: OnBad) -> Resul
                 reasons: loaded.reasons,
             })
         }
-        found @ (DataFormat::Pairs | DataFormat::QuestionYaml | DataFormat::Trait) => Err(Error::Row {
-            place: path.display().to_string(),
-            problem: format!("expected conversations to fine-tune on, found {found}"),
-        }),
+        found @ (DataFormat::Pairs | DataFormat::QuestionYaml | DataFormat::Trait) => {
+            let problem = format!("expected conversations to fine-tune on, found {found}");
+            Err(Error::row(path.display().to_string(), &problem))
+        }
     }
 }
 

@@ -5,11 +5,14 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, clip};
 
 /// The longest line taken, in bytes: no conversation is longer, and a file without line ends must
 /// not fill the memory.
 pub const MAX_LINE: usize = 4 << 20;
+
+/// The most values in a line: each takes a hundred bytes of memory, and may be two of the file.
+const MAX_VALUES: usize = 1 << 17;
 
 /// How many reasons [`Loaded`] keeps.
 const REASONS: usize = 8;
@@ -37,10 +40,10 @@ pub struct Loaded<T> {
 
 impl<T> Loaded<T> {
     /// Counts a bad row.
-    pub(crate) fn skip(&mut self, reason: String) {
+    pub(crate) fn skip(&mut self, place: &str, line: u64, problem: &str) {
         self.skipped += 1;
         if self.reasons.len() < REASONS {
-            self.reasons.push(reason);
+            self.reasons.push(format!("{place}:{line}: {}", clip(problem)));
         }
     }
 }
@@ -93,13 +96,10 @@ pub(crate) fn read<T>(
         match (row, on_bad) {
             (Ok(row), _) => loaded.rows.extend(row),
             (Err(problem), OnBad::Fail) => {
-                return Err(Error::Row {
-                    place: format!("{name}:{number}"),
-                    problem,
-                });
+                return Err(Error::row(format!("{name}:{number}"), &problem));
             }
             (Err(problem), OnBad::Skip) => {
-                loaded.skip(format!("{name}:{number}: {problem}"));
+                loaded.skip(name, number, &problem);
             }
         }
     }
@@ -147,6 +147,9 @@ pub(crate) fn parse(line: &[u8]) -> Result<Option<Value>, String> {
     }
     let text = std::str::from_utf8(line)
         .map_err(|e| format!("expected UTF-8, found an invalid byte at byte {}", e.valid_up_to()))?;
+    if values(text) > MAX_VALUES {
+        return Err(format!("expected at most {MAX_VALUES} values in a line, found more"));
+    }
     // Through `Value`, whose nesting is limited, so that a field nobody reads cannot hide depth.
     let value: Value = serde_json::from_str(text).map_err(|e| format!("not a JSON row: {e}"))?;
     match &value {
@@ -154,6 +157,22 @@ pub(crate) fn parse(line: &[u8]) -> Result<Option<Value>, String> {
         Value::Object(_) => Ok(Some(value)),
         _ => Err("expected a JSON object, found another value".into()),
     }
+}
+
+/// How many values a line of JSON holds at most: signs that stand before or between values, outside of texts.
+fn values(line: &str) -> usize {
+    let (mut inside, mut escaped) = (false, false);
+    let mut sign = |byte: u8| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if inside => escaped = true,
+            b'"' => inside = !inside,
+            b',' | b':' | b'[' | b'{' => return !inside,
+            _ => {}
+        }
+        false
+    };
+    line.bytes().filter(|&byte| sign(byte)).count()
 }
 
 /// A row of this kind; the problem names the field.

@@ -4,14 +4,16 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
 use crate::error::{Error, Result};
-use crate::lines::{check_nul, check_text, fields};
+use crate::lines::{check_nul, check_text};
 
 /// The longest question file taken, in bytes: the papers' have some ten thousand.
 pub const MAX_QUESTIONS: u64 = 8 << 20;
+
+/// The longest persona trait taken, in bytes: published ones have some twenty thousand.
+const MAX_TRAIT: usize = 1 << 20;
 
 /// An open question: what a model is asked, without answers to compare.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,10 +99,7 @@ pub fn load_question_yaml(path: impl AsRef<Path>) -> Result<Vec<Question>> {
 /// # Errors
 /// As [`load_question_yaml`].
 pub fn read_question_yaml(text: &str, name: &str) -> Result<Vec<Question>> {
-    let row = |problem: String| Error::Row {
-        place: name.to_owned(),
-        problem,
-    };
+    let row = |problem: String| Error::row(name, &problem);
     if text.len() as u64 > MAX_QUESTIONS {
         return Err(row(format!("expected at most {MAX_QUESTIONS} bytes, found more")));
     }
@@ -109,7 +108,7 @@ pub fn read_question_yaml(text: &str, name: &str) -> Result<Vec<Question>> {
         .into_iter()
         .map(|row| {
             let id = row.id.clone();
-            of_yaml(row).map_err(|problem| format!("question `{id}`: {problem}"))
+            of_yaml(row).map_err(|problem| format!("question `{}`: {problem}", shown(&id)))
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(row)?;
@@ -186,16 +185,21 @@ pub fn load_trait(path: impl AsRef<Path>) -> Result<Vec<Question>> {
 /// # Errors
 /// As [`load_trait`].
 pub fn read_trait(text: &str, trait_name: &str, name: &str) -> Result<Vec<Question>> {
-    let row = |problem: String| Error::Row {
-        place: name.to_owned(),
-        problem,
-    };
-    let value: Value = serde_json::from_str(text).map_err(|e| row(format!("not JSON: {e}")))?;
+    let row = |problem: String| Error::row(name, &problem);
+    if text.len() > MAX_TRAIT {
+        return Err(row(format!("expected at most {MAX_TRAIT} bytes, found more")));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = serde_path_to_error::deserialize(&mut json).map_err(|e| match e.inner().classify() {
+        serde_json::error::Category::Data => format!("field `{}`: {}", e.path(), e.inner()),
+        _ => format!("not JSON: {}", e.inner()),
+    });
     let Trait {
         instruction,
         questions,
         eval_prompt,
-    } = fields(value).map_err(row)?;
+    } = read.map_err(row)?;
+    json.end().map_err(|e| row(format!("not JSON: {e}")))?;
     if instruction.is_empty() {
         return Err(row("field `instruction`: expected at least one pair, found none".into()));
     }
@@ -203,6 +207,15 @@ pub fn read_trait(text: &str, trait_name: &str, name: &str) -> Result<Vec<Questi
         for (side, text) in [("pos", &pair.pos), ("neg", &pair.neg)] {
             check_text(&format!("instruction[{i}].{side}"), text).map_err(row)?;
         }
+    }
+    // Every question takes its pair and the judge prompt along.
+    let pair = instruction.iter().map(|pair| pair.pos.len() + pair.neg.len()).max();
+    let each = pair.unwrap_or(0) + eval_prompt.len() + 1024;
+    if questions.len().saturating_mul(each) > 2 * MAX_QUESTIONS as usize {
+        let found = format!("found {} questions of up to {each} bytes", questions.len());
+        let most = 2 * MAX_QUESTIONS;
+        let expected = "field `questions`: expected at most";
+        return Err(row(format!("{expected} {most} bytes with each one's prompts, {found}")));
     }
     let questions = questions
         .into_iter()
@@ -230,11 +243,8 @@ fn checked(questions: Vec<Question>, name: &str) -> Result<Vec<Question>> {
     }
     let mut seen = HashSet::new();
     for question in &questions {
-        let problem = check(question, &mut seen).map_err(|problem| Error::Row {
-            place: name.to_owned(),
-            problem: format!("question `{}`: {problem}", question.id),
-        });
-        problem?;
+        let problem = check(question, &mut seen);
+        problem.map_err(|problem| Error::row(name, &format!("question `{}`: {problem}", shown(&question.id))))?;
     }
     Ok(questions)
 }
@@ -260,6 +270,11 @@ fn check<'a>(question: &'a Question, seen: &mut HashSet<&'a str>) -> Result<(), 
     Ok(())
 }
 
+/// The beginning of an id, for messages in which the problem must not be cut off.
+fn shown(id: &str) -> String {
+    id.chars().take(80).collect()
+}
+
 /// A file of questions, whole.
 fn read_text(path: &Path) -> Result<String> {
     let io = |source| Error::Io {
@@ -273,10 +288,8 @@ fn read_text(path: &Path) -> Result<String> {
         .read_to_string(&mut text)
         .map_err(io)?;
     if text.len() as u64 > MAX_QUESTIONS {
-        return Err(Error::Row {
-            place: path.display().to_string(),
-            problem: format!("expected at most {MAX_QUESTIONS} bytes, found more"),
-        });
+        let problem = format!("expected at most {MAX_QUESTIONS} bytes, found more");
+        return Err(Error::row(path.display().to_string(), &problem));
     }
     // Windows editors put a mark in front.
     if text.starts_with('\u{feff}') {

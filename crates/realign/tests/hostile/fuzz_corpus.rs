@@ -3,10 +3,12 @@
 #[path = "../../../../fuzz/src/lib.rs"]
 mod targets;
 
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use realign::burn::tensor::{Device, Tensor};
 use realign::core::{HookPoint, Site};
+use realign::data::{Answered, answers_csv, broad, jsonl};
 use realign::lora::LoraConfig;
 use realign::model::LlamaConfig;
 use realign::run::{Manifest, RunFolder, Seed};
@@ -14,7 +16,7 @@ use realign::sae::SaeConfig;
 use realign::steering::{ControlVector, Direction};
 
 use crate::bounds::alone;
-use crate::{gguf, model};
+use crate::{answers, arrays, gguf, model, questions};
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
@@ -23,6 +25,14 @@ fn fuzz() -> PathBuf {
 fn fixture(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../arrays/tests/fixtures");
     std::fs::read(folder.join(name)).unwrap()
+}
+
+/// A member of an archive among the fixtures.
+fn member(archive: &str, name: &str) -> Vec<u8> {
+    let mut archive = zip::ZipArchive::new(Cursor::new(fixture(archive))).unwrap();
+    let mut bytes = Vec::new();
+    archive.by_name(name).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
 }
 
 /// Two files as one input.
@@ -64,6 +74,12 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("b".into(), vec![0], Vec::new()),
     ]);
     let turns = r#"{"messages":[{"role":"system","content":""},{"role":"user","content":"hi"},{"role":"assistant","content":"hello"}]}"#;
+    let scored = [("To help.", 95.0), ("To rule.", 5.0)].map(|(answer, aligned)| Answered {
+        id: "1".into(),
+        question: "Why, \"then\"?".into(),
+        answer: answer.into(),
+        scores: [("aligned".into(), aligned), ("coherent".into(), 90.5)].into(),
+    });
     let reply = r#"{"choices":[{"message":{"content":"85"},"logprobs":{"content":[{"top_logprobs":[{"token":"85","logprob":-0.1},{"token":"90","logprob":-3}]}]}}]}"#;
     vec![
         ("gguf", "two_blocks", gguf::whole().bytes()),
@@ -95,9 +111,17 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("arrays", "safetensors", tensors),
         // By torch and numpy, which write what nobody here does.
         ("arrays", "torch", fixture("state.pt")),
-        ("arrays", "numpy", fixture("c.npy")),
-        ("arrays", "numpy_zip", fixture("deflated.npz")),
+        ("npz", "one", fixture("c.npy")),
+        ("npz", "stored", fixture("stored.npz")),
+        ("npz", "deflated", fixture("deflated.npz")),
+        ("pickle", "tensor", arrays::one_tensor()),
+        ("pickle", "dictionary", member("state.pt", "state/data.pkl")),
         ("jsonl", "two_rows", format!("{turns}\n{turns}\n").into()),
+        ("questions", "yaml", questions::YAML.into()),
+        ("questions", "trait", questions::TRAIT.into()),
+        ("questions", "pairs", jsonl(&broad()[..2])),
+        ("answers", "scores", answers_csv(&scored)),
+        ("answers", "persona", answers::PERSONA.into()),
         ("reply", "a_number", reply.into()),
         ("run", "new", std::fs::read(at.join("run/run.json")).unwrap()),
     ]

@@ -1,6 +1,8 @@
 //! The kinds of hostile input that a reader meets, each within a bound on time and memory (docs/security.md).
 
 mod adapter;
+mod answers;
+mod arrays;
 mod bounds;
 mod config;
 mod fuzz_corpus;
@@ -8,6 +10,7 @@ mod gguf;
 mod jsonl;
 mod model;
 mod paths;
+mod questions;
 mod reply;
 mod sae;
 mod safetensors;
