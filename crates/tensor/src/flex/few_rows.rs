@@ -6,6 +6,8 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::wide::{LANES, Wide, Work, with_wide};
+
 /// Most rows for which this beats the gemm crate.
 pub(super) const MOST_ROWS: usize = 32;
 
@@ -35,7 +37,7 @@ pub(super) fn product(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
 pub(super) fn product_transposed(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
     by_columns([m, n], |columns, out| {
         let w = &w[columns.start * k..columns.end * k];
-        Arch::new().dispatch(Dots {
+        with_wide(Dots {
             x,
             w,
             sizes: [m, k],
@@ -158,58 +160,134 @@ struct Dots<'a> {
     out: &'a mut [f32],
 }
 
-impl WithSimd for Dots<'_> {
-    type Output = ();
-
+impl Work for Dots<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let [m, k] = self.sizes;
-        let columns = self.out.len() / m;
-        for column in 0..columns {
-            let w = &self.w[column * k..][..k];
-            let mut row = 0;
-            while row < m {
-                let x = &self.x[row * k..];
-                let out = &mut self.out[row * columns + column..];
-                match m - row {
-                    1 => dots::<S, 1>(simd, x, w, columns, out),
-                    2 => dots::<S, 2>(simd, x, w, columns, out),
-                    3 => dots::<S, 3>(simd, x, w, columns, out),
-                    _ => dots::<S, ROWS>(simd, x, w, columns, out),
+    fn run<W: Wide>(self, wide: W) {
+        if self.sizes[0] == 1 {
+            // Each row of `w` is read once: one after another is how memory likes it.
+            let Self {
+                x,
+                w,
+                sizes: [_, k],
+                out,
+            } = self;
+            for (out, w) in out.iter_mut().zip(w.chunks_exact(k)) {
+                tile::<W, 1, 1, 2>(wide, x, w, [k, 1], std::slice::from_mut(out));
+            }
+        } else if W::REGISTERS >= 32 {
+            tiles::<W, 4, 4>(wide, self);
+        } else {
+            tiles::<W, 2, 2>(wide, self);
+        }
+    }
+}
+
+/// Tiles of `R` rows and `C` columns, and what is left over in tiles of one.
+#[inline(always)]
+fn tiles<W: Wide, const R: usize, const C: usize>(wide: W, dots: Dots<'_>) {
+    let [m, k] = dots.sizes;
+    let columns = dots.out.len() / m;
+    for column in (0..columns).step_by(C) {
+        let w = &dots.w[column * k..];
+        for row in (0..m).step_by(R) {
+            let (x, out) = (&dots.x[row * k..], &mut dots.out[row * columns + column..]);
+            let (rows, across) = (R.min(m - row), C.min(columns - column));
+            if (rows, across) == (R, C) {
+                tile::<W, R, C, 1>(wide, x, w, [k, columns], out);
+            } else if across == C {
+                for r in 0..rows {
+                    tile::<W, 1, C, 1>(wide, &x[r * k..], w, [k, columns], &mut out[r * columns..]);
                 }
-                row += ROWS;
+            } else {
+                for r in 0..rows {
+                    for c in 0..across {
+                        let out = &mut out[r * columns + c..];
+                        tile::<W, 1, 1, 2>(wide, &x[r * k..], &w[c * k..], [k, columns], out);
+                    }
+                }
             }
         }
     }
 }
 
-/// Dot products of `R` rows with one.
+/// Dot products of `R` rows with `C`, each read once for all of the others; `A` sums of each, so that one need not wait for the
+/// other where there are few.
 #[inline(always)]
-fn dots<S: Simd, const R: usize>(simd: S, x: &[f32], w: &[f32], columns: usize, out: &mut [f32]) {
-    const AHEAD: usize = 2;
-    let (k, lanes) = (w.len(), S::F32_LANES);
-    let step = AHEAD * lanes;
-    let whole = k / step * step;
-    let mut sums = [[simd.splat_f32s(0.0); AHEAD]; R];
-    for i in (0..whole).step_by(step) {
-        let mut registers = [simd.splat_f32s(0.0); AHEAD];
-        for c in 0..AHEAD {
-            registers[c] = load::<S>(&w[i + c * lanes..][..lanes]);
+fn tile<W: Wide, const R: usize, const C: usize, const A: usize>(
+    wide: W,
+    x: &[f32],
+    w: &[f32],
+    [k, columns]: [usize; 2],
+    out: &mut [f32],
+) {
+    let (mut x_rows, mut w_rows) = ([&x[..0]; R], [&w[..0]; C]);
+    for r in 0..R {
+        x_rows[r] = &x[r * k..][..k];
+    }
+    for c in 0..C {
+        w_rows[c] = &w[c * k..][..k];
+    }
+    let whole = k / LANES;
+    let mut sums = [[[wide.splat(0.0); C]; R]; A];
+    for step in 0..whole / A {
+        for a in 0..A {
+            add(wide, x_rows, w_rows, step * A + a, &mut sums[a]);
         }
-        for r in 0..R {
-            for c in 0..AHEAD {
-                let x = load::<S>(&x[r * k + i + c * lanes..][..lanes]);
-                sums[r][c] = simd.mul_add_f32s(x, registers[c], sums[r][c]);
+    }
+    for i in whole / A * A..whole {
+        add(wide, x_rows, w_rows, i, &mut sums[0]);
+    }
+    let one = wide.splat(1.0);
+    for r in 0..R {
+        for a in 1..A {
+            for c in 0..C {
+                sums[0][r][c] = wide.mul_add(one, sums[0][r][c], sums[a][r][c]);
             }
         }
+        let mut totals = [0.0; C];
+        if C == 4 {
+            // `min` only for shorter tiles to compile.
+            let sums = sums[0][r];
+            let four = [sums[0], sums[1.min(C - 1)], sums[2.min(C - 1)], sums[3.min(C - 1)]];
+            totals.copy_from_slice(&wide.sums(four));
+        } else {
+            for c in 0..C {
+                totals[c] = wide.sum(sums[0][r][c]);
+            }
+        }
+        for c in 0..C {
+            for i in whole * LANES..k {
+                totals[c] += x_rows[r][i] * w_rows[c][i];
+            }
+            out[r * columns + c] = totals[c];
+        }
+    }
+}
+
+/// Adds the products of the `i`-th sixteen of each row.
+#[inline(always)]
+fn add<W: Wide, const R: usize, const C: usize>(
+    wide: W,
+    x: [&[f32]; R],
+    w: [&[f32]; C],
+    i: usize,
+    sums: &mut [[W::F; C]; R],
+) {
+    let mut registers = [wide.splat(0.0); C];
+    for c in 0..C {
+        registers[c] = wide.load(chunk(w[c], i));
     }
     for r in 0..R {
-        let mut sum = simd.reduce_sum_f32s(simd.add_f32s(sums[r][0], sums[r][1]));
-        for i in whole..k {
-            sum += x[r * k + i] * w[i];
+        let x = wide.load(chunk(x[r], i));
+        for c in 0..C {
+            sums[r][c] = wide.mul_add(x, registers[c], sums[r][c]);
         }
-        out[r * columns] = sum;
     }
+}
+
+#[inline(always)]
+fn chunk(row: &[f32], i: usize) -> &[f32; LANES] {
+    row[i * LANES..][..LANES].try_into().expect("as many as asked for")
 }
 
 #[inline(always)]
@@ -230,6 +308,7 @@ mod tests {
             [4, 33, 200],
             [7, 96, 130],
             [32, 5, 3],
+            [16, 576, 67],
         ] {
             let x: Vec<f32> = (0..m * k).map(|i| (i as f32 * 0.7).sin()).collect();
             let w: Vec<f32> = (0..k * n).map(|i| (i as f32 * 1.3).cos()).collect();

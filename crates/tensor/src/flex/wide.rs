@@ -11,6 +11,8 @@ pub(super) const LANES: usize = 16;
 
 /// An instruction set, found at run time.
 pub(super) trait Wide: Copy {
+    /// As many sixteens as the instruction set keeps at hand.
+    const REGISTERS: usize;
     /// Sixteen numbers.
     type F: Copy;
     fn splat(self, x: f32) -> Self::F;
@@ -33,6 +35,15 @@ pub(super) trait Wide: Copy {
             }
         }
         sums[0]
+    }
+    /// The sum of each of four.
+    #[inline(always)]
+    fn sums(self, x: [Self::F; 4]) -> [f32; 4] {
+        let mut sums = [0.0; 4];
+        for i in 0..4 {
+            sums[i] = self.sum(x[i]);
+        }
+        sums
     }
 }
 
@@ -70,6 +81,7 @@ impl<W: Wide, R: Work> WithSimd for With<W, R> {
 struct Plain;
 
 impl Wide for Plain {
+    const REGISTERS: usize = 4;
     type F = [f32; LANES];
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -104,6 +116,7 @@ impl Wide for Plain {
 
 #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
 impl Wide for pulp::x86::V4 {
+    const REGISTERS: usize = 32;
     type F = std::arch::x86_64::__m512;
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -124,6 +137,24 @@ impl Wide for pulp::x86::V4 {
     #[inline(always)]
     fn sum(self, x: Self::F) -> f32 {
         self.avx512f._mm512_reduce_add_ps(x)
+    }
+    #[inline(always)]
+    fn sums(self, [a, b, c, d]: [Self::F; 4]) -> [f32; 4] {
+        let f = self.avx512f;
+        // Each quarter of these holds halves of a quarter's sum: of a, b, a, b and of c, d, c, d.
+        let ab = f._mm512_add_ps(f._mm512_unpacklo_ps(a, b), f._mm512_unpackhi_ps(a, b));
+        let cd = f._mm512_add_ps(f._mm512_unpacklo_ps(c, d), f._mm512_unpackhi_ps(c, d));
+        let (ab, cd) = (f._mm512_castps_pd(ab), f._mm512_castps_pd(cd));
+        let (low, high) = (f._mm512_unpacklo_pd(ab, cd), f._mm512_unpackhi_pd(ab, cd));
+        let quarters: [[f32; 4]; 4] =
+            bytemuck::cast(f._mm512_add_ps(f._mm512_castpd_ps(low), f._mm512_castpd_ps(high)));
+        let mut sums = quarters[0];
+        for quarter in &quarters[1..] {
+            for i in 0..4 {
+                sums[i] += quarter[i];
+            }
+        }
+        sums
     }
     #[inline(always)]
     fn halves(self, bits: &[u16; LANES]) -> Self::F {
@@ -151,6 +182,7 @@ impl Wide for pulp::x86::V4 {
 
 #[cfg(target_arch = "x86_64")]
 impl Wide for pulp::x86::V3 {
+    const REGISTERS: usize = 8;
     type F = [std::arch::x86_64::__m256; 2];
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -215,6 +247,10 @@ mod tests {
             high,
             wide.mul_add(wide.splat(2.0), half, low),
         ];
+        let four = [x, half, low, high];
+        for (found, one) in wide.sums(four).into_iter().zip(four) {
+            assert!((found - wide.sum(one)).abs() < 1e-5, "{found} is not the sum");
+        }
         let sum = wide.sum(x);
         parts
             .into_iter()
