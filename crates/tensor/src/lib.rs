@@ -4,6 +4,8 @@ mod activation;
 mod adamw;
 mod attention_options;
 mod autodiff;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
 mod device;
 #[cfg(feature = "flex")]
 mod flex;
@@ -14,6 +16,8 @@ mod largest;
 #[cfg(feature = "tch")]
 #[allow(deprecated)] // burn keeps libtorch until 0.23.
 mod libtorch;
+#[cfg(any(feature = "flex", feature = "wgpu", feature = "cuda"))]
+mod lists;
 // Without a backend the generated dispatch uses no argument.
 #[cfg_attr(
     not(any(
@@ -51,19 +55,6 @@ pub use packed::{Blocks, Packed};
 pub use remote::{ServeError, lend};
 pub use spans::{Span, Spans};
 
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-impl TensorOps for burn::backend::Cube {
-    /// CubeCL's own kernel: burn asks of it that of equal numbers the lower column comes first.
-    fn top_k(
-        x: burn::backend::tensor::FloatTensor<Self>,
-        k: usize,
-    ) -> (
-        burn::backend::tensor::FloatTensor<Self>,
-        burn::backend::tensor::IntTensor<Self>,
-    ) {
-        ops::own_top_k::<Self>(x, k)
-    }
-}
 // burn keeps ndarray until 0.23; this project serves it as long as burn does.
 #[cfg(feature = "ndarray")]
 #[allow(deprecated)]

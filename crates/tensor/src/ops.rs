@@ -244,8 +244,7 @@ pub trait TensorOps: Backend {
         indices: IntTensor<Self>,
         w_dec: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let d_sae = w_dec.shape()[0];
-        Self::float_matmul(densify::<Self>(values, indices, d_sae), w_dec)
+        decoded::<Self>(values, indices, w_dec)
     }
 
     /// `dL/dvalues[t, k] = grad[t] · w_dec[indices[t, k]]`.
@@ -254,7 +253,7 @@ pub trait TensorOps: Backend {
         indices: IntTensor<Self>,
         w_dec: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        Self::float_gather(1, Self::float_matmul(grad, Self::float_transpose(w_dec)), indices)
+        grad_values::<Self>(grad, indices, w_dec)
     }
 
     /// `dL/dw_dec[l] = sum of values[t, k] · grad[t] over all (t, k) with indices[t, k] = l`.
@@ -264,7 +263,7 @@ pub trait TensorOps: Backend {
         indices: IntTensor<Self>,
         d_sae: usize,
     ) -> FloatTensor<Self> {
-        Self::float_matmul(Self::float_transpose(densify::<Self>(values, indices, d_sae)), grad)
+        grad_w_dec::<Self>(grad, values, indices, d_sae)
     }
 
     /// `-log softmax(hidden · unembedᵀ)[target]` per token, in chunks, so that `[token, vocab]` never exists.
@@ -425,6 +424,50 @@ fn pre_activations<B: TensorOps>(x: FloatTensor<B>, w_enc: FloatTensor<B>, b_enc
     let d_sae = w_enc.shape()[0];
     let linear = B::product(x, B::float_transpose(w_enc));
     B::float_add(linear, B::float_reshape(b_enc, Shape::from([1, d_sae])))
+}
+
+/// The reference body of [`TensorOps::sparse_decode`].
+pub(crate) fn decoded<B: Backend>(
+    values: FloatTensor<B>,
+    indices: IntTensor<B>,
+    w_dec: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let d_sae = w_dec.shape()[0];
+    B::float_matmul(densify::<B>(values, indices, d_sae), w_dec)
+}
+
+/// The reference body of [`TensorOps::sparse_decode_grad_values`].
+pub(crate) fn grad_values<B: Backend>(
+    grad: FloatTensor<B>,
+    indices: IntTensor<B>,
+    w_dec: FloatTensor<B>,
+) -> FloatTensor<B> {
+    B::float_gather(1, B::float_matmul(grad, B::float_transpose(w_dec)), indices)
+}
+
+/// The reference body of [`TensorOps::sparse_decode_grad_w_dec`].
+pub(crate) fn grad_w_dec<B: Backend>(
+    grad: FloatTensor<B>,
+    values: FloatTensor<B>,
+    indices: IntTensor<B>,
+    d_sae: usize,
+) -> FloatTensor<B> {
+    B::float_matmul(B::float_transpose(densify::<B>(values, indices, d_sae)), grad)
+}
+
+/// The places of `indices [token, k]` in the order of their latents, and where each latent's begin: `[d_sae + 1]`.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub(crate) fn by_latent<B: Backend>(indices: IntTensor<B>, d_sae: usize) -> (IntTensor<B>, IntTensor<B>) {
+    let device = indices.device();
+    let indices = read_sync(B::int_into_data(indices)).expect("by_latent: the indices can be read");
+    let indices: Vec<usize> = indices.iter::<i64>().map(|latent| latent as usize).collect();
+    let (starts, order) = crate::lists::by_latent(&indices, d_sae);
+    let ints = |list: Vec<usize>| {
+        let list: Vec<i32> = list.into_iter().map(|place| place as i32).collect();
+        let len = list.len();
+        B::int_from_data(TensorData::new(list, [len]), &device)
+    };
+    (ints(starts), ints(order))
 }
 
 fn densify<B: Backend>(values: FloatTensor<B>, indices: IntTensor<B>, d_sae: usize) -> FloatTensor<B> {

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::simd::{axpy, dot, with_simd};
 use super::view::{contiguous, dims, float, indices, slice};
+use crate::lists::by_latent;
 
 /// Tokens that one task handles.
 const TOKENS: usize = 16;
@@ -76,22 +77,4 @@ pub(super) fn grad_w_dec(grad: &FlexTensor, values: &FlexTensor, index: &FlexTen
         );
     });
     float(out, &[d_sae, d])
-}
-
-/// Counting sort of the `(token, k)` entries by latent: each latent's row is then owned by one thread and summed in
-/// a fixed order.
-fn by_latent(index: &[usize], d_sae: usize) -> (Vec<usize>, Vec<usize>) {
-    let mut start = vec![0; d_sae + 1];
-    for &latent in index {
-        start[latent + 1] += 1;
-    }
-    for latent in 0..d_sae {
-        start[latent + 1] += start[latent];
-    }
-    let (mut next, mut order) = (start.clone(), vec![0; index.len()]);
-    for (j, &latent) in index.iter().enumerate() {
-        order[next[latent]] = j;
-        next[latent] += 1;
-    }
-    (start, order)
 }
