@@ -7,7 +7,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use realign_core::{Batch, Cache, Hook, HookPoint, LanguageModel, Shape, Site, Until, Weight, ids};
+use realign_core::{Batch, Cache, Hook, HookPoint, LanguageModel, ModuleNames, Shape, Site, Until, Weight, ids};
 use realign_tensor::{
     AttentionOptions, Frozen, activate, attention_with, cross_entropy, gated, in_pool, rms_norm, rotary,
 };
@@ -404,6 +404,10 @@ fn capped(logits: Tensor<2>, cap: Option<f32>) -> Tensor<2> {
 impl LanguageModel for Decoder {
     fn shape(&self) -> &Shape {
         &self.config.shape
+    }
+
+    fn module_names(&self) -> ModuleNames {
+        self.config.architecture.names().modules
     }
 
     fn device(&self) -> Device {

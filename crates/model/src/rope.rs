@@ -81,7 +81,7 @@ impl Rope {
     }
 
     /// Radians per position of each pair, for a sequence of `length` tokens.
-    fn frequencies(&self, length: usize) -> Vec<f64> {
+    pub(crate) fn frequencies(&self, length: usize) -> Vec<f64> {
         let (n, width) = (self.width / 2, self.width as f64);
         let plain = |theta: f64| (0..n).map(move |j| theta.powf(-2.0 * j as f64 / width));
         match &self.scaling {
@@ -138,7 +138,7 @@ impl Rope {
         }
     }
 
-    fn amplitude(&self) -> f64 {
+    pub(crate) fn amplitude(&self) -> f64 {
         match self.scaling {
             RopeScaling::Yarn { amplitude, .. } => amplitude,
             _ => 1.0,
@@ -146,7 +146,7 @@ impl Rope {
     }
 
     /// The length beyond which frequencies depend on the sequence's.
-    fn trained(&self) -> usize {
+    pub(crate) fn trained(&self) -> usize {
         match self.scaling {
             RopeScaling::Dynamic { trained, .. } => trained,
             _ => usize::MAX,
