@@ -94,6 +94,12 @@ pub trait LanguageModel: Send + Sync {
         ModuleNames::LLAMA
     }
 
+    /// The number of tokens beyond which a sequence's cached keys and values are of no use: what is longer has to be run from
+    /// its start ([`Cache::forget`]). None where a cache is good for ever.
+    fn recomputes_at(&self) -> Option<usize> {
+        None
+    }
+
     /// Where its weights are.
     fn device(&self) -> Device;
 

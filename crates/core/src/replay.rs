@@ -61,6 +61,10 @@ impl<M: LanguageModel + ?Sized> LanguageModel for Replay<'_, M> {
         self.model.module_names()
     }
 
+    fn recomputes_at(&self) -> Option<usize> {
+        self.model.recomputes_at()
+    }
+
     fn device(&self) -> Device {
         self.model.device()
     }

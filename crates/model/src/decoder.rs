@@ -14,7 +14,7 @@ use realign_tensor::{
 
 use crate::experts::Experts;
 use crate::rope::RopeTable;
-use crate::{Checkpoint, DecoderConfig, NormKind, QkNorm, Result, Weights, load};
+use crate::{Checkpoint, DecoderConfig, NormKind, QkNorm, Result, RopeScaling, Weights, load};
 
 /// Tokens whose capped logits exist at one time in a loss.
 const LOSS_CHUNK: usize = 256;
@@ -408,6 +408,14 @@ impl LanguageModel for Decoder {
 
     fn module_names(&self) -> ModuleNames {
         self.config.architecture.names().modules
+    }
+
+    fn recomputes_at(&self) -> Option<usize> {
+        let trained = self.config.ropes.iter().map(|rope| match rope.scaling {
+            RopeScaling::Long { trained, .. } => Some(trained),
+            _ => None,
+        });
+        trained.flatten().min()
     }
 
     fn device(&self) -> Device {

@@ -297,12 +297,10 @@ impl Metadata<'_> {
         if let Some(n) = self.integer("expert_count")?.filter(|&n| n > 0) {
             return Err(self.wrong("expert_count", "none (mixtures of experts are not read from GGUF)", n));
         }
-        for (name, what) in [
-            ("rope_factors_long.weight", "`longrope` is not implemented"),
-            ("rope_factors_short.weight", "`longrope` is not implemented"),
-        ] {
+        for name in ["rope_factors_long.weight", "rope_factors_short.weight"] {
             if self.gguf.tensor(name).is_some() {
-                return Err(Error::format(path, name, format!("no such tensor ({what})"), "one"));
+                let expected = "no such tensor (`longrope` is read from Hugging Face folders only)";
+                return Err(Error::format(path, name, expected, "one"));
             }
         }
         Ok(())

@@ -38,7 +38,7 @@ pub(crate) fn config(fields: &Fields<'_>) -> Result<DecoderConfig> {
     if !(theta.is_finite() && theta >= 1.0) {
         return Err(fields.wrong("rotary_emb_base", "a base of at least 1"));
     }
-    let (rope, context) = rope_scaling::read(fields, theta, width, sizes.context)?;
+    let (rope, context) = rope_scaling::read(fields, theta, width, sizes.context, None)?;
     shape.context = context as usize;
     shape.sites = Sites::UNGATED;
     let mut config = DecoderConfig::plain(Architecture::GptNeoX, shape, rope, eps);

@@ -14,9 +14,9 @@ pub(crate) const NAMES: WeightNames = WeightNames {
 };
 
 pub(crate) fn config(fields: &Fields<'_>) -> Result<DecoderConfig> {
-    fields.refuse("rope_scaling", "Phi-3's long contexts (`longrope`) are")?;
     let defaults = Defaults {
         partial: true,
+        longrope: Some(4096),
         ..Defaults::default()
     };
     let mut config = base(fields, Architecture::Phi3, defaults)?;

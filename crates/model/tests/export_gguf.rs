@@ -202,6 +202,8 @@ fn what_is_written_of_every_checkpoint_is_its_model_or_else_what_a_gguf_cannot_s
         ("llama_dynamic", "rotary positions"),
         ("llama_yarn_mscale", "rotary positions"),
         ("mistral", "sliding windows"),
+        ("phi3_longrope", "rotary positions"),
+        ("phi3_longrope_crossing", "rotary positions"),
         ("qwen2_window", "sliding windows"),
         ("qwen3_moe", "architecture"),
     ];
