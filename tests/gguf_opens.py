@@ -16,7 +16,9 @@ products follow each other in a block of the model, and independent errors grow 
 import json, math, pathlib, sys, tempfile
 
 import gguf, numpy as np
-from llama_cpp import Llama
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "reference"))
+from llama_cpp_plain import Llama
 
 # Of the largest logit. F16 files: llama.cpp rounds activations to 16 bits. Gemma, GPT-2, GPT-NeoX: its GELU is a table in 16 bits
 # (and tanh's approximation where GPT-NeoX has the error function).

@@ -9,7 +9,7 @@ reference.json holds transformers' logits. Each file is refused here unless llam
 import json, pathlib, re, sys
 
 import gguf, numpy, torch
-from llama_cpp import Llama
+from llama_cpp_plain import Llama
 from safetensors.torch import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
