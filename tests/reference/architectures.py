@@ -24,6 +24,10 @@ SIZES = dict(vocab_size=VOCAB, hidden_size=24, intermediate_size=32, num_hidden_
 GROUPED = dict(SIZES, num_key_value_heads=2)
 ROPE = dict(GROUPED, num_attention_heads=2, num_key_value_heads=1, hidden_size=32)
 scaled = lambda **scaling: dict(ROPE, rope_scaling=scaling)
+FACTORS = dict(short_factor=[1.0 + 0.1 * i for i in range(8)], long_factor=[1.5 + i for i in range(8)])
+LONG = dict(ROPE, pad_token_id=0, rope_scaling=dict(type="longrope", **FACTORS))
+# transformers' generation starts anew where the factors change, but without a causal mask in that step: compared without its cache.
+WITHOUT_CACHE = ("phi3_longrope_crossing",)
 
 # name: (model_type, configuration)
 MODELS = {
@@ -51,6 +55,9 @@ MODELS = {
     "gpt_neox_sequential": ("gpt_neox", dict(SIZES, rotary_pct=1.0, use_parallel_residual=False, attention_bias=False, hidden_act="gelu_new")),
     "olmo2": ("olmo2", dict(GROUPED)),
     "phi3": ("phi3", dict(GROUPED, sliding_window=7, pad_token_id=0)),
+    # The sequence is longer than the first training's context: long factors. And shorter, with tokens added beyond it.
+    "phi3_longrope": ("phi3", dict(LONG, original_max_position_embeddings=16)),
+    "phi3_longrope_crossing": ("phi3", dict(LONG, original_max_position_embeddings=26)),
     "phi3_partial": ("phi3", dict(GROUPED, num_attention_heads=2, num_key_value_heads=1, hidden_size=32, partial_rotary_factor=0.5, pad_token_id=0)),
 }
 
@@ -93,7 +100,8 @@ def make(folder, seed, model_type, options):
         layer.register_forward_hook(lambda _m, _i, out: kept.append(out[0] if isinstance(out, tuple) else out))
     logits = model(torch.tensor([IDS])).logits[0]
     made = fresh().generate(
-        torch.tensor([IDS]), attention_mask=torch.ones(1, LENGTH, dtype=torch.long), max_new_tokens=NEW, do_sample=False, use_cache=True, pad_token_id=0
+        torch.tensor([IDS]), attention_mask=torch.ones(1, LENGTH, dtype=torch.long), max_new_tokens=NEW, do_sample=False, pad_token_id=0,
+        use_cache=folder.name not in WITHOUT_CACHE,
     )
     fields = dict(made_with=MADE_WITH, ids=IDS, logits=numbers(logits), resid_post=[numbers(x) for x in kept], generated=made[0, LENGTH:].tolist())
     rows = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in fields.items()]

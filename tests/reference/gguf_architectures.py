@@ -9,7 +9,7 @@ reference.json holds transformers' logits. Each file is refused here unless llam
 import json, pathlib, re, sys
 
 import gguf, numpy, torch
-from llama_cpp import Llama
+from llama_cpp_plain import Llama
 from safetensors.torch import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -18,6 +18,7 @@ OUT = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "crates/model/t
 # name: GGUF's architecture
 MODELS = {
     "llama": "llama",
+    "llama_biases": "llama",
     "llama_linear": "llama",
     "llama_llama3": "llama",
     "llama_yarn_default": "llama",
@@ -49,9 +50,9 @@ def tensors(name, arch, config):
     heads = config.get("num_attention_heads") or config["n_head"]
     for key, w in load_file(SOURCE / name / "model.safetensors").items():
         w = w.to(torch.float32).numpy()
-        if arch == "llama" and key.endswith("q_proj.weight"):
+        if arch == "llama" and re.search(r"q_proj\.(weight|bias)$", key):
             w = permuted(w, heads)
-        if arch == "llama" and key.endswith("k_proj.weight"):
+        if arch == "llama" and re.search(r"k_proj\.(weight|bias)$", key):
             w = permuted(w, config["num_key_value_heads"])
         if arch.startswith("gemma") and key.endswith("norm.weight"):
             w = w + 1

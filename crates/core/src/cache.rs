@@ -34,6 +34,11 @@ impl Cache {
         self.sequences[sequence].len()
     }
 
+    /// Forgets what sequence `sequence` holds: it begins anew.
+    pub fn forget(&mut self, sequence: usize) {
+        self.sequences[sequence].clear();
+    }
+
     /// The causal structure of a batch whose segments continue cached sequences.
     pub fn spans(&self, batch: &Batch) -> Arc<Spans> {
         batch.spans(self.rows, |sequence| &self.sequences[sequence])

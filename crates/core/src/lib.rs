@@ -6,6 +6,7 @@ mod error;
 mod hook;
 mod hook_point;
 mod model;
+mod modules;
 mod record;
 mod replay;
 
@@ -15,6 +16,7 @@ pub use error::Error;
 pub use hook::Hook;
 pub use hook_point::{HookPoint, Site, Sites};
 pub use model::{LanguageModel, Shape, Until, Weight, ids, rows};
+pub use modules::{Fused, ModuleNames, Rows};
 pub use record::Record;
 pub use replay::Replay;
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{Batch, Cache, Hook, HookPoint, Site, Sites};
+use crate::{Batch, Cache, Hook, HookPoint, ModuleNames, Site, Sites};
 
 /// The sizes of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,17 @@ pub enum Until {
 pub trait LanguageModel: Send + Sync {
     /// The model's sizes.
     fn shape(&self) -> &Shape;
+
+    /// What Python calls its modules; Llama's names, where an architecture says nothing else.
+    fn module_names(&self) -> ModuleNames {
+        ModuleNames::LLAMA
+    }
+
+    /// The number of tokens beyond which a sequence's cached keys and values are of no use: what is longer has to be run from
+    /// its start ([`Cache::forget`]). None where a cache is good for ever.
+    fn recomputes_at(&self) -> Option<usize> {
+        None
+    }
 
     /// Where its weights are.
     fn device(&self) -> Device;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use burn::tensor::{Device, Tensor};
 
-use crate::{Batch, Cache, Hook, HookPoint, LanguageModel, Shape, Site, Until, Weight};
+use crate::{Batch, Cache, Hook, HookPoint, LanguageModel, ModuleNames, Shape, Site, Until, Weight};
 
 /// Batches by their token ids, each with its residual stream.
 type Seen = HashMap<Vec<u32>, Vec<(Batch, Tensor<2>)>>;
@@ -55,6 +55,14 @@ impl<'a, M: LanguageModel + ?Sized> Replay<'a, M> {
 impl<M: LanguageModel + ?Sized> LanguageModel for Replay<'_, M> {
     fn shape(&self) -> &Shape {
         self.model.shape()
+    }
+
+    fn module_names(&self) -> ModuleNames {
+        self.model.module_names()
+    }
+
+    fn recomputes_at(&self) -> Option<usize> {
+        self.model.recomputes_at()
     }
 
     fn device(&self) -> Device {

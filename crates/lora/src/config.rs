@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::pattern::{Patterns, module_path};
 use crate::{Adapter, Error, Lora, Result};
 
-/// Rank and scale of every adapted place.
+/// Rank and numerator of the scale of every adapted place.
 pub(crate) type Sizes = BTreeMap<(usize, Site), (usize, f64)>;
 
 /// Rank, scale and place of low-rank adapters (LoRA, Hu et al. 2021).
@@ -90,23 +90,30 @@ impl LoraConfig {
         self.scale_of(self.rank, self.alpha)
     }
 
-    fn scale_of(&self, rank: usize, alpha: f64) -> f64 {
-        let rank = rank as f64;
-        alpha / if self.rs_lora { rank.sqrt() } else { rank }
+    pub(crate) fn scale_of(&self, rank: usize, alpha: f64) -> f64 {
+        alpha / self.divisor(rank)
     }
 
-    /// Rank and scale of each place; the error names the field whose patterns are wrong, and what was expected.
+    /// What `alpha` is divided by.
+    pub(crate) fn divisor(&self, rank: usize) -> f64 {
+        let rank = rank as f64;
+        if self.rs_lora { rank.sqrt() } else { rank }
+    }
+
+    /// Rank and numerator of the scale of each place, whose module's path is `path`; the error names the field whose
+    /// patterns are wrong, and what was expected.
     pub(crate) fn sizes(
         &self,
         places: impl IntoIterator<Item = (usize, Site)>,
+        path: impl Fn(usize, Site) -> String,
     ) -> Result<Sizes, (&'static str, String)> {
         let ranks = Patterns::new(&self.rank_pattern).map_err(|e| ("rank_pattern", e))?;
         let alphas = Patterns::new(&self.alpha_pattern).map_err(|e| ("alpha_pattern", e))?;
         let size = |(layer, site)| {
-            let path = module_path(layer, site);
+            let path = path(layer, site);
             let rank = ranks.get(&path).unwrap_or(self.rank);
             let alpha = alphas.get(&path).unwrap_or(self.alpha);
-            ((layer, site), (rank, self.scale_of(rank, alpha)))
+            ((layer, site), (rank, alpha))
         };
         Ok(places.into_iter().map(size).collect())
     }
@@ -138,7 +145,7 @@ impl LoraConfig {
                 alpha,
             ));
         }
-        self.sizes([])
+        self.sizes([], module_path)
             .map_err(|(field, expected)| Error::config(field, expected, "another"))?;
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::config("dropout", "at least 0 and below 1", self.dropout));
@@ -190,9 +197,9 @@ impl LoraConfig {
         let mut rng = seed.stream("lora.init");
         let mut adapters = BTreeMap::new();
         let sizes = self
-            .sizes(self.places(shape))
+            .sizes(self.places(shape), module_path)
             .expect("patterns that `check` has compiled");
-        for ((layer, site), (rank, scale)) in sizes {
+        for ((layer, site), (rank, alpha)) in sizes {
             let [d_in, d_out] = shape.linear(site);
             let bound = 1.0 / (d_in as f32).sqrt();
             let a: Vec<f32> = (0..d_in * rank)
@@ -204,7 +211,7 @@ impl LoraConfig {
                 Adapter {
                     a,
                     b: Tensor::zeros([rank, d_out], device),
-                    scale,
+                    scale: self.scale_of(rank, alpha),
                     dora: None,
                 },
             );

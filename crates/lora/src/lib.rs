@@ -3,6 +3,7 @@
 mod config;
 mod dora;
 mod error;
+mod fused;
 mod lora;
 mod merge;
 mod pattern;
@@ -19,6 +20,6 @@ pub use dora::Dora;
 pub use error::{Error, Result};
 pub use lora::{Adapter, Lora};
 pub use merge::{merge, unmerge};
-pub use peft::{check_options, load, save};
+pub use peft::{check_options, load, load_for, save, save_for};
 pub use schedule::Schedule;
 pub use train::{StepLog, TrainConfig, Trained, validation_loss};

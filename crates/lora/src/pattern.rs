@@ -46,7 +46,7 @@ impl<T: Copy> Patterns<T> {
     }
 }
 
-/// A linear map's path in a Hugging Face model.
+/// A linear map's path in a Hugging Face Llama: what patterns of a [`crate::LoraConfig`] are about, whatever the model.
 pub(crate) fn module_path(layer: usize, site: Site) -> String {
     format!("model.layers.{layer}.{}", site.path())
 }

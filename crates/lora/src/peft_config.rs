@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use realign_core::{Shape, Site, Weight};
+use realign_core::{ModuleNames, Shape, Site, Weight};
 use serde_json::{Map, Value, json};
 
 use crate::config::Sizes;
@@ -24,8 +24,7 @@ const INFORMATION: [&str; 8] = [
 ];
 
 /// Options that ask for something that is not supported, unless they are off.
-const UNSUPPORTED: [&str; 14] = [
-    "fan_in_fan_out",
+const UNSUPPORTED: [&str; 13] = [
     "bias",
     "lora_bias",
     "use_qalora",
@@ -48,7 +47,7 @@ const PLAIN_INITIALISATIONS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 /// What a configuration asks for in a model.
 pub(crate) struct Asked {
     pub(crate) config: LoraConfig,
-    /// Rank and scale of every adapted place.
+    /// Rank and numerator of the scale of every adapted place.
     pub(crate) sizes: Sizes,
     /// Whether adapters have magnitudes.
     pub(crate) dora: bool,
@@ -61,12 +60,12 @@ pub(crate) fn check(path: &Path, text: &[u8]) -> Result<()> {
     Options::parse(path, text).map(drop)
 }
 
-/// Reads the configuration for a model of this shape.
-pub(crate) fn read(path: &Path, text: &[u8], shape: &Shape) -> Result<Asked> {
+/// Reads the configuration for a model of this shape, whose modules have these names.
+pub(crate) fn read(path: &Path, text: &[u8], names: &ModuleNames, shape: &Shape) -> Result<Asked> {
     let options = Options::parse(path, text)?;
     let rank = options.whole_number("r", 1)?;
-    let saved = options.saved(shape)?;
-    let places = options.places(shape)?;
+    let saved = options.saved(names, shape)?;
+    let places = options.places(names, shape)?;
     let layers: BTreeSet<usize> = places.iter().map(|&(layer, _)| layer).collect();
     let all_layers = layers.len() == shape.n_layers;
     let flag = |option: &str| {
@@ -74,9 +73,15 @@ pub(crate) fn read(path: &Path, text: &[u8], shape: &Shape) -> Result<Asked> {
             value.as_bool().ok_or_else(|| options.wrong(option, "true or false"))
         })
     };
-    let widest = shape.d_model.max(shape.d_mlp).max(shape.n_heads * shape.d_head);
+    if flag("fan_in_fan_out")? && !names.transposed {
+        return Err(options.wrong("fan_in_fan_out", "it off: this model's weights are not transposed"));
+    }
+    let widths = places
+        .iter()
+        .flat_map(|&(_, site)| [shape.linear(site)[0], names.rows(site, shape).total]);
+    let widest = widths.max().unwrap_or(1);
     let expected_rank = "whole numbers from 1 to the model's largest width";
-    let config = LoraConfig {
+    let mut config = LoraConfig {
         rank,
         alpha: options.number("lora_alpha", |x| x.is_finite(), "a finite number")?,
         rank_pattern: options.pattern("rank_pattern", expected_rank, |value| {
@@ -99,8 +104,13 @@ pub(crate) fn read(path: &Path, text: &[u8], shape: &Shape) -> Result<Asked> {
         return Err(options.wrong("r", "at most the model's largest width"));
     }
     let sizes = config
-        .sizes(places)
+        .sizes(places, |layer, site| names.path(layer, site))
         .map_err(|(option, expected)| options.wrong(option, expected))?;
+    if !names_are_ours(names) {
+        config.rank_pattern = own(&sizes, |&(own, _)| (own != rank).then_some(own));
+        let alpha = config.alpha;
+        config.alpha_pattern = own(&sizes, |&(_, own)| (own != alpha).then_some(own));
+    }
     Ok(Asked {
         config,
         sizes,
@@ -109,8 +119,42 @@ pub(crate) fn read(path: &Path, text: &[u8], shape: &Shape) -> Result<Asked> {
     })
 }
 
-/// The configuration as PEFT writes it.
-pub(crate) fn write(lora: &Lora, base_model: &str) -> Value {
+/// Values that are not the usual ones, by the path of each place in a [`LoraConfig`].
+fn own<T>(sizes: &Sizes, value: impl Fn(&(usize, f64)) -> Option<T>) -> Vec<(String, T)> {
+    let own = sizes.iter().map(|(&(layer, site), size)| {
+        let pattern = module_path(layer, site).replace('.', r"\.");
+        Some((pattern, value(size)?))
+    });
+    own.flatten().collect()
+}
+
+/// A module's rank and the numerator of its scale.
+pub(crate) struct Size {
+    /// The module in its block: `attn.c_attn`.
+    pub(crate) name: &'static str,
+    pub(crate) path: String,
+    pub(crate) rank: usize,
+    pub(crate) alpha: f64,
+}
+
+/// Values by module that are not the usual ones: by its name where it has the same in all blocks.
+fn by_module<T: PartialEq + Copy>(sizes: &[Size], usual: T, value: impl Fn(&Size) -> T) -> Vec<(String, T)> {
+    let mut patterns: Vec<(String, T)> = Vec::new();
+    for size in sizes.iter().filter(|size| value(size) != usual) {
+        let mut others = sizes.iter().filter(|other| other.name == size.name);
+        let name = match others.all(|other| value(other) == value(size)) {
+            true => size.name,
+            false => &size.path,
+        };
+        if patterns.iter().all(|(pattern, _)| pattern != name) {
+            patterns.push((name.to_owned(), value(size)));
+        }
+    }
+    patterns
+}
+
+/// The configuration as PEFT writes it, for a model whose modules have these names and sizes.
+pub(crate) fn write(lora: &Lora, names: &ModuleNames, sizes: &[Size], base_model: &str) -> Value {
     let config = &lora.config;
     let layers: BTreeSet<usize> = lora.adapters.keys().map(|&(layer, _)| layer).collect();
     let sites: BTreeSet<Site> = lora.adapters.keys().map(|&(_, site)| site).collect();
@@ -120,30 +164,35 @@ pub(crate) fn write(lora: &Lora, base_model: &str) -> Value {
         } else {
             json!(layers)
         };
-        (sites.iter().map(|site| site.module().to_owned()).collect(), layers)
+        let names = sites.iter().map(|&site| target(names, site));
+        let mut targets: Vec<String> = names.collect();
+        targets.dedup();
+        (targets, layers)
     } else {
-        let path = |&(layer, site): &(usize, Site)| module_path(layer, site);
-        (lora.adapters.keys().map(path).collect(), Value::Null)
+        (sizes.iter().map(|size| size.path.clone()).collect(), Value::Null)
     };
-    let saved: Vec<String> = lora.saved.iter().map(|(weight, _)| module(*weight)).collect();
+    let saved: Vec<String> = lora.saved.iter().map(|(weight, _)| module(names, *weight)).collect();
     // PEFT's field is an integer; so it is written as one where it is one.
     let alpha = |alpha: f64| match alpha.fract() == 0.0 && alpha.abs() < 1e15 {
         true => json!(alpha as i64),
         false => json!(alpha),
     };
-    let alphas: Map<String, Value> = config
-        .alpha_pattern
-        .iter()
-        .map(|(p, a)| (p.clone(), alpha(*a)))
-        .collect();
-    let ranks: Map<String, Value> = config.rank_pattern.iter().map(|(p, r)| (p.clone(), json!(r))).collect();
+    let (ranks, alphas) = match names_are_ours(names) {
+        true => (config.rank_pattern.clone(), config.alpha_pattern.clone()),
+        false => (
+            by_module(sizes, config.rank, |size| size.rank),
+            by_module(sizes, config.alpha, |size| size.alpha),
+        ),
+    };
+    let alphas: Map<String, Value> = alphas.into_iter().map(|(p, a)| (p, alpha(a))).collect();
+    let ranks: Map<String, Value> = ranks.into_iter().map(|(p, r)| (p, json!(r))).collect();
     json!({
         "alpha_pattern": alphas,
         "auto_mapping": null,
         "base_model_name_or_path": base_model,
         "bias": "none",
         "exclude_modules": null,
-        "fan_in_fan_out": false,
+        "fan_in_fan_out": names.transposed,
         "inference_mode": true,
         "init_lora_weights": true,
         "layer_replication": null,
@@ -165,6 +214,22 @@ pub(crate) fn write(lora: &Lora, base_model: &str) -> Value {
         "use_dora": lora.adapters.values().any(|adapter| adapter.dora.is_some()),
         "use_rslora": config.rs_lora,
     })
+}
+
+/// Whether the patterns of a [`LoraConfig`] mean these modules as they are.
+fn names_are_ours(names: &ModuleNames) -> bool {
+    Site::ALL.iter().all(|&site| names.path(0, site) == module_path(0, site))
+}
+
+/// What `target_modules` calls a linear map: the end of its module's path, which no other of a block ends with.
+fn target(names: &ModuleNames, site: Site) -> String {
+    let own = (names.linear)(site).0;
+    let short = own.rsplit('.').next().unwrap_or(own);
+    let also = Site::ALL.iter().map(|&other| (names.linear)(other).0);
+    match also.into_iter().any(|other| other != own && other.ends_with(&format!(".{short}"))) {
+        true => own.to_owned(),
+        false => short.to_owned(),
+    }
 }
 
 pub(crate) struct Options<'a> {
@@ -243,6 +308,7 @@ impl Options<'_> {
             ];
             let read_too = [
                 "use_dora",
+                "fan_in_fan_out",
                 "rank_pattern",
                 "alpha_pattern",
                 "modules_to_save",

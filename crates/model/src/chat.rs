@@ -9,7 +9,7 @@ use minijinja::{Value, context};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// What a template may write beside four times its messages: more than any published one does, and little enough to be
@@ -107,27 +107,10 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::new`]; also when a file cannot be read.
     pub fn from_dir(folder: &Path) -> Result<Option<Self>> {
-        let file = folder.join("chat_template.jinja");
-        if file.exists() {
-            let source = String::from_utf8(read_small(&file, MAX_CONFIG_BYTES)?)
-                .map_err(|e| Error::format(&file, "text", "UTF-8", e.to_string()))?;
-            return Self::new(&source, &file).map(Some);
+        match source_in(folder)? {
+            Some((source, file)) => Self::new(&source, &file).map(Some),
+            None => Ok(None),
         }
-        let file = folder.join("tokenizer_config.json");
-        if !file.exists() {
-            return Ok(None);
-        }
-        let json: serde_json::Value = serde_json::from_slice(&read_small(&file, MAX_CONFIG_BYTES)?)
-            .map_err(|e| Error::format(&file, "JSON", "an object", e.to_string()))?;
-        let source = match json.get("chat_template") {
-            Some(serde_json::Value::String(source)) => Some(source.as_str()),
-            Some(serde_json::Value::Array(list)) => list
-                .iter()
-                .find(|one| one.get("name").is_some_and(|name| name == "default"))
-                .and_then(|one| one.get("template")?.as_str()),
-            _ => None,
-        };
-        source.map(|source| Self::new(source, &file)).transpose()
     }
 
     /// SHA-256 of the template's source, in hex: a template changes every prompt.
@@ -508,6 +491,31 @@ fn token_range(range: &Range<usize>, pieces: &[Piece]) -> Range<usize> {
     let start = pieces.partition_point(|piece| piece.range.end <= range.start);
     let end = pieces.partition_point(|piece| piece.range.start < range.end);
     start..end.max(start)
+}
+
+/// The source of a folder's template, and the file that it is in.
+pub(crate) fn source_in(folder: &Path) -> Result<Option<(String, PathBuf)>> {
+    let file = folder.join("chat_template.jinja");
+    if file.exists() {
+        let source = String::from_utf8(read_small(&file, MAX_CONFIG_BYTES)?)
+            .map_err(|e| Error::format(&file, "text", "UTF-8", e.to_string()))?;
+        return Ok(Some((source, file)));
+    }
+    let file = folder.join("tokenizer_config.json");
+    if !file.exists() {
+        return Ok(None);
+    }
+    let json: serde_json::Value = serde_json::from_slice(&read_small(&file, MAX_CONFIG_BYTES)?)
+        .map_err(|e| Error::format(&file, "JSON", "an object", e.to_string()))?;
+    let source = match json.get("chat_template") {
+        Some(serde_json::Value::String(source)) => Some(source.as_str()),
+        Some(serde_json::Value::Array(list)) => list
+            .iter()
+            .find(|one| one.get("name").is_some_and(|name| name == "default"))
+            .and_then(|one| one.get("template")?.as_str()),
+        _ => None,
+    };
+    Ok(source.map(|source| (source.to_owned(), file)))
 }
 
 #[cfg(test)]

@@ -121,6 +121,11 @@ impl Checkpoint {
                 let (tensor, d_head) = self.in_gguf(gguf, config, hf_name)?;
                 let values = match d_head {
                     None => gguf.dequantise(tensor, |row| row),
+                    // A bias is one row of the file.
+                    Some(d_head) if tensor.shape.len() == 1 => {
+                        let bias = gguf.dequantise(tensor, |row| row);
+                        (0..bias.len()).map(|row| bias[interleaved_row(row, d_head)]).collect()
+                    }
                     Some(d_head) => gguf.dequantise(tensor, |row| interleaved_row(row, d_head)),
                 };
                 Ok((tensor.shape.clone(), values))
@@ -156,11 +161,11 @@ impl Checkpoint {
     /// What stands before a tensor's name in this file: the architecture's root, or nothing where a model was saved without
     /// its head.
     pub(crate) fn root(&self, names: &WeightNames) -> &'static str {
-        let embedding = format!("{}.weight", names.embedding);
-        if !self.has(&format!("{}{embedding}", names.root)) && self.has(&embedding) {
+        let embedding = format!("{}.weight", names.modules.embedding);
+        if !self.has(&format!("{}{embedding}", names.modules.root)) && self.has(&embedding) {
             return "";
         }
-        names.root
+        names.modules.root
     }
 
     /// The shape of the tensor with this name, of those that [`Checkpoint::names`] lists.
@@ -215,16 +220,20 @@ impl Checkpoint {
         hf_name: &str,
     ) -> Result<(&'a GgufTensor, Option<usize>)> {
         let name = gguf_name(config, hf_name);
-        let tensor = name.as_deref().and_then(|name| gguf.tensor(name));
+        // What has no Hugging Face name keeps its own.
+        let tensor = gguf.tensor(name.as_deref().unwrap_or(hf_name));
         let tensor = tensor.ok_or_else(|| self.missing(hf_name))?;
-        let rows = tensor.shape.iter().product::<usize>() / tensor.width();
+        let rows = match tensor.shape[..] {
+            [rows] => rows,
+            _ => tensor.shape.iter().product::<usize>() / tensor.width(),
+        };
         // Only a Llama's are rotated by neighbours.
         if config.architecture != Architecture::Llama {
             return Ok((tensor, None));
         }
         let heads = match hf_name.rsplit_once(".self_attn.") {
-            Some((_, "q_proj.weight")) => config.shape.n_heads,
-            Some((_, "k_proj.weight")) => config.shape.n_kv_heads,
+            Some((_, "q_proj.weight" | "q_proj.bias")) => config.shape.n_heads,
+            Some((_, "k_proj.weight" | "k_proj.bias")) => config.shape.n_kv_heads,
             _ => return Ok((tensor, None)),
         };
         let d_head = config.shape.d_head;

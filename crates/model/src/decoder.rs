@@ -7,14 +7,14 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use realign_core::{Batch, Cache, Hook, HookPoint, LanguageModel, Shape, Site, Until, Weight, ids};
+use realign_core::{Batch, Cache, Hook, HookPoint, LanguageModel, ModuleNames, Shape, Site, Until, Weight, ids};
 use realign_tensor::{
     AttentionOptions, Frozen, activate, attention_with, cross_entropy, gated, in_pool, rms_norm, rotary,
 };
 
 use crate::experts::Experts;
 use crate::rope::RopeTable;
-use crate::{Checkpoint, DecoderConfig, NormKind, QkNorm, Result, Weights, load};
+use crate::{Checkpoint, DecoderConfig, NormKind, QkNorm, Result, RopeScaling, Weights, load};
 
 /// Tokens whose capped logits exist at one time in a loss.
 const LOSS_CHUNK: usize = 256;
@@ -404,6 +404,18 @@ fn capped(logits: Tensor<2>, cap: Option<f32>) -> Tensor<2> {
 impl LanguageModel for Decoder {
     fn shape(&self) -> &Shape {
         &self.config.shape
+    }
+
+    fn module_names(&self) -> ModuleNames {
+        self.config.architecture.names().modules
+    }
+
+    fn recomputes_at(&self) -> Option<usize> {
+        let trained = self.config.ropes.iter().map(|rope| match rope.scaling {
+            RopeScaling::Long { trained, .. } => Some(trained),
+            _ => None,
+        });
+        trained.flatten().min()
     }
 
     fn device(&self) -> Device {

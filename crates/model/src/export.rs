@@ -1,16 +1,19 @@
 //! Writing a model with changed weights as a Hugging Face folder.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 
-use realign_core::{LanguageModel, Weight};
+use realign_core::LanguageModel;
 use safetensors::tensor::{Dtype, View};
 use serde_json::json;
 
+use crate::checkpoint::gguf_name;
+use crate::config_json::config_json;
+use crate::export_tensors::{Planned, plan};
 use crate::files::read_small;
-use crate::weight_names::Rows;
-use crate::{Access, Architecture, Checkpoint, DecoderConfig, Error, Gguf, Result, RopeScaling, Tokenizer};
+use crate::same_model::difference;
+use crate::{Access, Checkpoint, DecoderConfig, Error, Gguf, Result, Tokenizer};
 
 /// What a folder has beside its weights, and how large each may be.
 const BESIDE: [&str; 6] = [
@@ -31,7 +34,8 @@ const MAX_BYTES: u64 = 64 << 20;
 /// temporary name that is renamed at the end.
 ///
 /// # Errors
-/// Where `source` cannot be read or is of another shape, or `out` cannot be written.
+/// Where `source` cannot be read or is of another shape, a `config.json` cannot say what a GGUF does, or `out` cannot be
+/// written.
 pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Path) -> Result<()> {
     let checkpoint = Checkpoint::open_with(source, access)?;
     let config = checkpoint.config()?;
@@ -67,27 +71,17 @@ pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Pa
         }
     }
 
-    let mut maps = maps(&checkpoint, &config);
-    let weights = checkpoint.names().into_iter().map(|name| Stored {
-        shape: checkpoint.shape(&name).unwrap_or_default(),
-        maps: maps.remove(&name).unwrap_or_default(),
-        transposed: checkpoint.weight_names(config.architecture).transposed,
-        name,
-    });
-    let weights: Vec<Stored> = weights.collect();
-    if let Some(name) = maps.keys().next() {
-        return Err(Error::format(source, name.as_str(), "a tensor of this name", "none"));
-    }
-    for stored in &weights {
-        stored.check(source, &config)?;
-    }
-    let views = weights.iter().map(|stored| {
+    let from_gguf = checkpoint.gguf().is_some();
+    let mut planned = plan(&checkpoint, &config, config.architecture.names())?;
+    // What a GGUF alone has is in the configuration now.
+    planned.retain(|tensor| !from_gguf || gguf_name(&config, &tensor.name).is_some());
+    let views = planned.iter().map(|tensor| {
         let of = Of {
-            stored,
+            tensor,
             checkpoint: &checkpoint,
             model,
         };
-        (stored.name.clone(), of)
+        (tensor.name.clone(), of)
     });
     let (path, temporary) = (out.join("model.safetensors"), out.join(".model.safetensors.partial"));
     // transformers refuses a file that does not say so.
@@ -102,110 +96,11 @@ pub fn export(source: &Path, access: Access, model: &dyn LanguageModel, out: &Pa
     std::fs::rename(&temporary, &path).map_err(|e| io(&path, "rename to", e))
 }
 
-/// The linear maps in each of a checkpoint's tensors.
-fn maps(checkpoint: &Checkpoint, config: &DecoderConfig) -> BTreeMap<String, Vec<Map>> {
-    let (names, shape) = (checkpoint.weight_names(config.architecture), &config.shape);
-    let root = checkpoint.root(&names);
-    let mut maps: BTreeMap<String, Vec<Map>> = BTreeMap::new();
-    for layer in 0..shape.n_layers {
-        for site in shape.sites.iter() {
-            let stem = format!("{root}{}{layer}.{}", names.blocks, (names.linear)(site).0);
-            let rows = names.rows(site, shape);
-            let weight = Weight::Linear { layer, site };
-            maps.entry(format!("{stem}.weight"))
-                .or_default()
-                .push(Map { weight, rows });
-            if config.biases.contains(site) {
-                let weight = Weight::Bias { layer, site };
-                maps.entry(format!("{stem}.bias"))
-                    .or_default()
-                    .push(Map { weight, rows });
-            }
-        }
-        for expert in 0..config.experts.map_or(0, |experts| experts.count) {
-            let name = format!(
-                "{root}{}{layer}.{}{expert}.down_proj.weight",
-                names.blocks, names.experts
-            );
-            let (weight, rows) = (Weight::ExpertDown { layer, expert }, Rows::all(shape.d_model));
-            maps.entry(name).or_default().push(Map { weight, rows });
-        }
-    }
-    maps
-}
-
-/// A weight of the model, and its rows in the tensor.
-#[derive(Clone, Copy)]
-struct Map {
-    weight: Weight,
-    rows: Rows,
-}
-
-/// A tensor of the file: the source's own, or made of weights of the model.
-struct Stored {
-    name: String,
-    shape: Vec<usize>,
-    maps: Vec<Map>,
-    transposed: bool,
-}
-
-impl Stored {
-    /// That a tensor which is made of weights of the model has their size.
-    fn check(&self, source: &Path, config: &DecoderConfig) -> Result<()> {
-        let Some(Map { weight, rows }) = self.maps.first() else {
-            return Ok(());
-        };
-        let d_in = match weight {
-            Weight::Linear { site, .. } => Some(config.shape.linear(*site)[0]),
-            Weight::ExpertDown { .. } => config.experts.map(|experts| config.shape.d_mlp / experts.per_token),
-            _ => None,
-        };
-        let expected = match d_in {
-            Some(d_in) if self.transposed => vec![d_in, rows.total],
-            Some(d_in) => vec![rows.total, d_in],
-            None => vec![rows.total],
-        };
-        if self.shape == expected {
-            return Ok(());
-        }
-        let (expected, found) = (format!("shape {expected:?}"), format!("{:?}", self.shape));
-        Err(Error::format(source, self.name.as_str(), expected, found))
-    }
-}
-
-/// A weight's bytes, made when they are written.
+/// A tensor's bytes, made when they are written.
 struct Of<'a> {
-    stored: &'a Stored,
+    tensor: &'a Planned,
     checkpoint: &'a Checkpoint,
     model: &'a dyn LanguageModel,
-}
-
-impl Of<'_> {
-    /// The linear maps' rows `[out, in]` in their places, or `[in, out]` where the file has it so.
-    fn of_maps(&self) -> Vec<f32> {
-        let mut numbers = vec![0.0; self.shape().iter().product()];
-        let total = self.stored.maps[0].rows.total;
-        let width = numbers.len() / total;
-        for map in &self.stored.maps {
-            // [in, out]; a bias has one row.
-            let Some(weight) = self.model.weight(map.weight) else {
-                continue;
-            };
-            let n = weight.dims()[1];
-            let weight: Vec<f32> = weight.into_data().iter::<f32>().collect();
-            for row in 0..n {
-                let place = map.rows.source(row);
-                for column in 0..width {
-                    let at = match self.stored.transposed {
-                        true => column * total + place,
-                        false => place * width + column,
-                    };
-                    numbers[at] = weight[column * n + row];
-                }
-            }
-        }
-        numbers
-    }
 }
 
 impl View for Of<'_> {
@@ -214,18 +109,12 @@ impl View for Of<'_> {
     }
 
     fn shape(&self) -> &[usize] {
-        &self.stored.shape
+        &self.tensor.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let numbers = match self.stored.maps.is_empty() {
-            true => self
-                .checkpoint
-                .tensor(&self.stored.name)
-                .map(|(_, numbers)| numbers)
-                .unwrap_or_default(),
-            false => self.of_maps(),
-        };
+        // The checkpoint has every tensor that it named.
+        let numbers = self.tensor.values(self.checkpoint, self.model).unwrap_or_default();
         Cow::Owned(numbers.iter().flat_map(|x| x.to_le_bytes()).collect())
     }
 
@@ -236,21 +125,6 @@ impl View for Of<'_> {
 
 /// `config.json`, tokenizer and chat template out of a GGUF's metadata.
 fn describe(gguf: &Gguf, config: &DecoderConfig, out: &Path) -> Result<()> {
-    if config.architecture != Architecture::Llama {
-        let expected = "llama (no other architecture's GGUF is written as a folder)";
-        return Err(Error::format(
-            gguf.path(),
-            "general.architecture",
-            expected,
-            config.architecture.to_string(),
-        ));
-    }
-    if config.ropes.iter().any(|rope| rope.scaling != RopeScaling::None) {
-        let expected = "none (a GGUF with scaled rotary positions is not written as a folder)";
-        let found = format!("{:?}", config.ropes[0].scaling);
-        return Err(Error::format(gguf.path(), "llama.rope.scaling.type", expected, found));
-    }
-    let shape = &config.shape;
     let tokenizer = Tokenizer::from_gguf(gguf)?;
     let token = |id: Option<u32>| id.map(|id| tokenizer.token_text(id));
     let settings = json!({
@@ -259,38 +133,26 @@ fn describe(gguf: &Gguf, config: &DecoderConfig, out: &Path) -> Result<()> {
         "eos_token": token(tokenizer.eos()),
         "unk_token": token(tokenizer.unk()),
         "add_bos_token": tokenizer.adds_bos(),
-        "model_max_length": shape.context,
+        "model_max_length": config.shape.context,
         "clean_up_tokenization_spaces": false,
         "chat_template": gguf.text("tokenizer.chat_template")?,
     });
-    let model = json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": shape.d_model,
-        "intermediate_size": shape.d_mlp,
-        "num_hidden_layers": shape.n_layers,
-        "num_attention_heads": shape.n_heads,
-        "num_key_value_heads": shape.n_kv_heads,
-        "head_dim": shape.d_head,
-        "vocab_size": shape.vocab,
-        "max_position_embeddings": shape.context,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.ropes[0].theta,
-        "hidden_act": "silu",
-        "tie_word_embeddings": config.tied,
-        "attention_bias": false,
-        "mlp_bias": false,
-        "bos_token_id": tokenizer.bos(),
-        "eos_token_id": tokenizer.eos(),
-        "torch_dtype": "float32",
-    });
-    write(&out.join("config.json"), &pretty(&model))?;
-    write(&out.join("tokenizer_config.json"), &pretty(&settings))?;
-    let path = out.join("tokenizer.json");
+    let mut fields = config_json(config);
+    fields.insert("bos_token_id".into(), json!(tokenizer.bos()));
+    fields.insert("eos_token_id".into(), json!(tokenizer.eos()));
+    let model = pretty(&fields.into());
+    // What is written is what will be read, or else it is not written.
+    let read = DecoderConfig::from_json(&model, &out.join("config.json"))?;
+    if let Some((what, expected, found)) = difference(&read, config) {
+        let expected = format!("what a config.json of {} can say: {expected}", config.architecture);
+        return Err(Error::format(gguf.path(), what, expected, found));
+    }
     let text = tokenizer
         .to_json()
         .map_err(|found| Error::format(gguf.path(), "tokenizer", "one that can be written as JSON", found))?;
-    write(&path, text.as_bytes())
+    write(&out.join("config.json"), &model)?;
+    write(&out.join("tokenizer_config.json"), &pretty(&settings))?;
+    write(&out.join("tokenizer.json"), text.as_bytes())
 }
 
 /// A `config.json` that says what the weights are now.

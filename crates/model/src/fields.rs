@@ -107,6 +107,23 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// So many numbers; none where the field is absent.
+    pub(crate) fn numbers(&self, name: &str, n: usize) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let numbers: Option<Vec<f64>> = value
+            .as_array()
+            .and_then(|numbers| numbers.iter().map(Value::as_f64).collect());
+        match numbers {
+            Some(numbers) if numbers.len() == n => Ok(Some(numbers)),
+            _ => Err(self.wrong(name, format!("{n} numbers"))),
+        }
+    }
+
+    /// A field that is none of these.
+    pub(crate) fn other_than(&self, names: &[&str]) -> Option<&str> {
+        self.fields.keys().map(String::as_str).find(|name| !names.contains(name))
+    }
+
     /// Refuses a field that is on; `why` says what it would ask for.
     pub(crate) fn refuse_flag(&self, name: &str, why: &str) -> Result<()> {
         match self.flag(name, false)? {

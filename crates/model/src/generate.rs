@@ -72,7 +72,8 @@ impl GenerateConfig {
     /// Continues every prompt; returns the new tokens of each, without the stop token.
     ///
     /// `on_token` gets the prompt's index and each new token; [`ControlFlow::Break`] ends the run early with what there
-    /// is. The same hooks run as in any forward pass. A prompt that would pass the model's context ends there.
+    /// is. The same hooks run as in any forward pass. A prompt that would pass the model's context ends there. A model that
+    /// needs it ([`LanguageModel::recomputes_at`]) runs a sequence from its start once more.
     ///
     /// # Panics
     /// If a prompt is empty or longer than the model's context.
@@ -119,7 +120,13 @@ impl GenerateConfig {
                 }
                 let position = cache.position(i);
                 if position < context && step + 1 < self.max_new_tokens {
-                    batch.push_cached(i, position, &[token]);
+                    if model.recomputes_at() == Some(position) {
+                        let whole = [prompts[i].as_ref(), &answers[i]].concat();
+                        cache.forget(i);
+                        batch.push_cached(i, 0, &whole);
+                    } else {
+                        batch.push_cached(i, position, &[token]);
+                    }
                     still.push(i);
                 }
             }

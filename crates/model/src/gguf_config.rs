@@ -19,6 +19,17 @@ const ARCHITECTURES: [(&str, Architecture); 9] = [
     ("olmo2", Architecture::Olmo2),
 ];
 
+/// What GGUF calls an architecture, where it is one that is read.
+pub(crate) fn name(architecture: Architecture) -> Option<&'static str> {
+    // Mistral's own tensors and sizes are a Llama's.
+    let architecture = match architecture {
+        Architecture::Mistral => Architecture::Llama,
+        other => other,
+    };
+    let found = ARCHITECTURES.iter().find(|(_, known)| *known == architecture);
+    found.map(|(name, _)| *name)
+}
+
 /// A GGUF's metadata, with what its keys begin with.
 struct Metadata<'a> {
     gguf: &'a Gguf,
@@ -275,7 +286,7 @@ impl Metadata<'_> {
     fn biases(&self, sites: Sites) -> Sites {
         let names = self.architecture.names();
         Sites::of(sites.iter().filter(|&site| {
-            let stem = format!("{}{}0.{}", names.root, names.blocks, (names.linear)(site).0);
+            let stem = format!("{}{}0.{}", names.modules.root, names.modules.blocks, (names.modules.linear)(site).0);
             let own = names.to_gguf(&stem);
             own.is_some_and(|own| self.gguf.tensor(&format!("{own}.bias")).is_some())
         }))
@@ -286,18 +297,9 @@ impl Metadata<'_> {
         if let Some(n) = self.integer("expert_count")?.filter(|&n| n > 0) {
             return Err(self.wrong("expert_count", "none (mixtures of experts are not read from GGUF)", n));
         }
-        for (name, what) in [
-            ("rope_factors_long.weight", "`longrope` is not implemented"),
-            ("rope_factors_short.weight", "`longrope` is not implemented"),
-        ] {
+        for name in ["rope_factors_long.weight", "rope_factors_short.weight"] {
             if self.gguf.tensor(name).is_some() {
-                return Err(Error::format(path, name, format!("no such tensor ({what})"), "one"));
-            }
-        }
-        // Their rows are in another order, as the weights' are.
-        for name in ["blk.0.attn_q.bias", "blk.0.attn_k.bias"] {
-            if self.architecture == Architecture::Llama && self.gguf.tensor(name).is_some() {
-                let expected = "no such tensor (a Llama's biases are not read from GGUF)";
+                let expected = "no such tensor (`longrope` is read from Hugging Face folders only)";
                 return Err(Error::format(path, name, expected, "one"));
             }
         }

@@ -1,29 +1,20 @@
 //! GPT-2 (Radford et al. 2019): learned positions, LayerNorm, biases everywhere, an MLP without a gate.
 
-use realign_core::{Site, Sites};
+use realign_core::{ModuleNames, Sites};
 use realign_tensor::Activation;
 
 use crate::fields::Fields;
 use crate::llama::activation;
 use crate::sizes::{Names, Sizes};
-use crate::weight_names::{Fused, WeightNames};
+use crate::weight_names::WeightNames;
 use crate::{Architecture, DecoderConfig, NormKind, Result, Rope};
 
 pub(crate) const NAMES: WeightNames = WeightNames {
-    root: "transformer.",
-    blocks: "h.",
-    embedding: "wte",
+    modules: ModuleNames::GPT2,
     positions: Some("wpe"),
     norm: "ln_f",
     attn_norm: "ln_1",
     mlp_norm: "ln_2",
-    linear: |site| match site {
-        Site::Q | Site::K | Site::V => ("attn.c_attn", Fused::Stacked),
-        Site::O => ("attn.c_proj", Fused::No),
-        Site::Gate | Site::Up => ("mlp.c_fc", Fused::No),
-        Site::Down => ("mlp.c_proj", Fused::No),
-    },
-    transposed: true,
     ..WeightNames::LLAMA
 };
 

@@ -1,25 +1,17 @@
 //! GPT-NeoX (Black et al. 2022) and Pythia: partial rotary positions; attention and MLP read the same stream.
 
-use realign_core::{Site, Sites};
+use realign_core::{ModuleNames, Site, Sites};
 use realign_tensor::Activation;
 
 use crate::fields::Fields;
 use crate::llama::{activation, hf_names, rotated_width};
 use crate::sizes::Sizes;
-use crate::weight_names::{Fused, WeightNames};
+use crate::weight_names::WeightNames;
 use crate::{Architecture, DecoderConfig, NormKind, Result, rope_scaling};
 
 pub(crate) const NAMES: WeightNames = WeightNames {
-    root: "gpt_neox.",
-    embedding: "embed_in",
+    modules: ModuleNames::GPT_NEOX,
     norm: "final_layer_norm",
-    unembedding: "embed_out",
-    linear: |site| match site {
-        Site::Q | Site::K | Site::V => ("attention.query_key_value", Fused::ByHead),
-        Site::O => ("attention.dense", Fused::No),
-        Site::Gate | Site::Up => ("mlp.dense_h_to_4h", Fused::No),
-        Site::Down => ("mlp.dense_4h_to_h", Fused::No),
-    },
     ..WeightNames::LLAMA
 };
 
@@ -46,7 +38,7 @@ pub(crate) fn config(fields: &Fields<'_>) -> Result<DecoderConfig> {
     if !(theta.is_finite() && theta >= 1.0) {
         return Err(fields.wrong("rotary_emb_base", "a base of at least 1"));
     }
-    let (rope, context) = rope_scaling::read(fields, theta, width, sizes.context)?;
+    let (rope, context) = rope_scaling::read(fields, theta, width, sizes.context, None)?;
     shape.context = context as usize;
     shape.sites = Sites::UNGATED;
     let mut config = DecoderConfig::plain(Architecture::GptNeoX, shape, rope, eps);

@@ -103,6 +103,8 @@ pub(crate) struct Defaults {
     pub(crate) d_head: Option<u64>,
     /// Whether a part of each head may be rotated only.
     pub(crate) partial: bool,
+    /// Whether rotary positions are scaled by `longrope`, and the context that it takes for the trained one.
+    pub(crate) longrope: Option<u64>,
     pub(crate) activation_field: &'static str,
     pub(crate) activation: Activation,
 }
@@ -114,6 +116,7 @@ impl Default for Defaults {
             rope_theta: 10_000.0,
             d_head: None,
             partial: false,
+            longrope: None,
             activation_field: "hidden_act",
             activation: Activation::Silu,
         }
@@ -141,7 +144,7 @@ pub(crate) fn base(fields: &Fields<'_>, architecture: Architecture, defaults: De
     if width != shape.d_head && !defaults.partial {
         return Err(fields.wrong("partial_rotary_factor", "1, as in all models of this architecture"));
     }
-    let (rope, context) = rope_scaling::read(fields, defaults.rope_theta, width, sizes.context)?;
+    let (rope, context) = rope_scaling::read(fields, defaults.rope_theta, width, sizes.context, defaults.longrope)?;
     shape.context = context as usize;
     let plain = DecoderConfig::plain(architecture, shape, rope, eps);
     Ok(DecoderConfig {

@@ -1,12 +1,12 @@
 //! Reading a checkpoint's weights in the form in which a decoder keeps them.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use realign_core::{Shape, Site};
+use realign_core::{Rows, Shape, Site};
 use realign_tensor::{Frozen, Packed};
 
 use crate::decoder::{Block, Linear, Norm, Parts};
 use crate::experts::Experts;
-use crate::weight_names::{Rows, WeightNames};
+use crate::weight_names::WeightNames;
 use crate::{Checkpoint, DecoderConfig, Error, NormKind, QkNorm, Result, Weights};
 
 /// A checkpoint under the names of one architecture.
@@ -45,11 +45,11 @@ impl Reader<'_> {
     fn parts(&self) -> Result<Parts> {
         let blocks = (0..self.shape.n_layers).map(|layer| self.block(layer));
         let blocks = blocks.collect::<Result<Vec<_>>>()?;
-        let embedding = self.table(&self.outer(self.names.embedding))?;
+        let embedding = self.table(&self.outer(self.names.modules.embedding))?;
         let unembedding = if self.config.tied {
             embedding.clone()
         } else {
-            self.table(&format!("{}.weight", self.names.unembedding))?
+            self.table(&format!("{}.weight", self.names.modules.unembedding))?
         };
         let positions = self.names.positions.map(|name| -> Result<Tensor<2>> {
             let size = [self.shape.context, self.shape.d_model];
@@ -71,7 +71,7 @@ impl Reader<'_> {
 
     fn block(&self, layer: usize) -> Result<Block> {
         let (names, config, shape) = (&self.names, self.config, &self.shape);
-        let prefix = format!("{}{}{layer}.", self.root, names.blocks);
+        let prefix = format!("{}{}{layer}.", self.root, names.modules.blocks);
         let norm = |on: bool, name: &str| {
             let read = || self.norm(&format!("{prefix}{name}"), shape.d_model);
             on.then(read).transpose()
@@ -129,7 +129,7 @@ impl Reader<'_> {
 
     fn linear(&self, prefix: &str, site: Site) -> Result<Linear> {
         let [d_in, d_out] = self.shape.linear(site);
-        let name = format!("{prefix}{}", (self.names.linear)(site).0);
+        let name = format!("{prefix}{}", (self.names.modules.linear)(site).0);
         let rows = self.names.rows(site, &self.shape);
         let weight = self.matrix(&format!("{name}.weight"), [d_out, d_in], rows)?;
         let bias = || -> Result<Tensor<2>> {
@@ -177,7 +177,7 @@ impl Reader<'_> {
 
     /// A linear map `[d_out, d_in]`, some rows of the tensor.
     fn matrix(&self, name: &str, size: [usize; 2], rows: Rows) -> Result<Frozen> {
-        self.packed_or_dense(name, size, rows, self.names.transposed)
+        self.packed_or_dense(name, size, rows, self.names.modules.transposed)
     }
 
     fn packed_or_dense(&self, name: &str, size: [usize; 2], rows: Rows, in_first: bool) -> Result<Frozen> {

@@ -1,27 +1,22 @@
 //! Phi-3 (Abdin et al. 2024): Llama with queries, keys and values in one weight, gate and up in another.
 
-use realign_core::Site;
+use realign_core::ModuleNames;
 
 use crate::fields::Fields;
 use crate::llama::{Defaults, base};
 use crate::mistral::window;
-use crate::weight_names::{Fused, WeightNames};
+use crate::weight_names::WeightNames;
 use crate::{Architecture, DecoderConfig, Result};
 
 pub(crate) const NAMES: WeightNames = WeightNames {
-    linear: |site| match site {
-        Site::Q | Site::K | Site::V => ("self_attn.qkv_proj", Fused::Stacked),
-        Site::O => ("self_attn.o_proj", Fused::No),
-        Site::Gate | Site::Up => ("mlp.gate_up_proj", Fused::Stacked),
-        Site::Down => ("mlp.down_proj", Fused::No),
-    },
+    modules: ModuleNames::PHI3,
     ..WeightNames::LLAMA
 };
 
 pub(crate) fn config(fields: &Fields<'_>) -> Result<DecoderConfig> {
-    fields.refuse("rope_scaling", "Phi-3's long contexts (`longrope`) are")?;
     let defaults = Defaults {
         partial: true,
+        longrope: Some(4096),
         ..Defaults::default()
     };
     let mut config = base(fields, Architecture::Phi3, defaults)?;

@@ -63,6 +63,25 @@ pub enum RopeScaling {
         /// Rotations above which it stays.
         high: f64,
     },
+    /// Each frequency is divided by a number of its own, which another takes the place of for sequences longer than the trained
+    /// context (LongRoPE, Ding et al. 2024; Phi-3).
+    ///
+    /// Which of the two it is depends on the whole sequence, so that none of its keys is good any more when it grows beyond
+    /// `trained` tokens: generation then runs it once more from the start ([`realign_core::LanguageModel::recomputes_at`]), and
+    /// gives what a run over the whole sequence gives. transformers 4.57.1 starts anew there, too, but without the causal mask
+    /// in that one step, after which its tokens are other ones than its own `use_cache=False` gives. In a batch it looks at the
+    /// longest sequence for all; here each has its own. A continuation beyond `trained` of a shorter shared prefix in one batch
+    /// ([`Batch::push_after`]) finds the prefix's keys as they are.
+    Long {
+        /// The divisors up to `trained` tokens, one for each pair.
+        short: Vec<f64>,
+        /// The divisors beyond.
+        long: Vec<f64>,
+        /// Tokens that the model was trained on at first (`original_max_position_embeddings`).
+        trained: usize,
+        /// What cosines and sines are multiplied by.
+        amplitude: f64,
+    },
     /// Each frequency is divided by a number of its own: what a GGUF makes of `llama3`.
     Divided {
         /// The divisors, one for each pair.
@@ -81,7 +100,7 @@ impl Rope {
     }
 
     /// Radians per position of each pair, for a sequence of `length` tokens.
-    fn frequencies(&self, length: usize) -> Vec<f64> {
+    pub(crate) fn frequencies(&self, length: usize) -> Vec<f64> {
         let (n, width) = (self.width / 2, self.width as f64);
         let plain = |theta: f64| (0..n).map(move |j| theta.powf(-2.0 * j as f64 / width));
         match &self.scaling {
@@ -116,6 +135,12 @@ impl Rope {
                     .map(|(j, f)| f / factor * divided(j) + f * (1.0 - divided(j)))
                     .collect()
             }
+            RopeScaling::Long {
+                short, long, trained, ..
+            } => {
+                let by = if length > *trained { long } else { short };
+                plain(self.theta).zip(by).map(|(f, by)| f / by).collect()
+            }
             RopeScaling::Divided { by } => plain(self.theta).zip(by).map(|(f, by)| f / by).collect(),
             &RopeScaling::Llama3 {
                 factor,
@@ -138,17 +163,17 @@ impl Rope {
         }
     }
 
-    fn amplitude(&self) -> f64 {
+    pub(crate) fn amplitude(&self) -> f64 {
         match self.scaling {
-            RopeScaling::Yarn { amplitude, .. } => amplitude,
+            RopeScaling::Yarn { amplitude, .. } | RopeScaling::Long { amplitude, .. } => amplitude,
             _ => 1.0,
         }
     }
 
     /// The length beyond which frequencies depend on the sequence's.
-    fn trained(&self) -> usize {
+    pub(crate) fn trained(&self) -> usize {
         match self.scaling {
-            RopeScaling::Dynamic { trained, .. } => trained,
+            RopeScaling::Dynamic { trained, .. } | RopeScaling::Long { trained, .. } => trained,
             _ => usize::MAX,
         }
     }

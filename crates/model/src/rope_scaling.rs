@@ -6,8 +6,15 @@ use crate::{Result, Rope, RopeScaling};
 const KINDS: &str = "`default`, `linear`, `dynamic`, `yarn` or `llama3`";
 
 /// The rotary positions of a head's first `width` numbers, and how many tokens they are good for, where the model was
-/// trained on `context`.
-pub(crate) fn read(fields: &Fields<'_>, default_theta: f64, width: usize, context: u64) -> Result<(Rope, u64)> {
+/// trained on `context`. `longrope` is Phi-3's only kind, and no other architecture's: the `original_max_position_embeddings` of a
+/// configuration that says nothing.
+pub(crate) fn read(
+    fields: &Fields<'_>,
+    default_theta: f64,
+    width: usize,
+    context: u64,
+    longrope: Option<u64>,
+) -> Result<(Rope, u64)> {
     // transformers 5 writes one object, with the base in it; 4 writes two fields.
     let name = match fields.get("rope_parameters") {
         Some(_) => "rope_parameters",
@@ -25,9 +32,50 @@ pub(crate) fn read(fields: &Fields<'_>, default_theta: f64, width: usize, contex
     let mut rope = Rope::new(theta, width);
     let mut reach = context;
     if let Some(scaling) = scaling {
-        (rope.scaling, reach) = kind(fields, name, &scaling, &rope, context)?;
+        match longrope {
+            Some(trained) => rope.scaling = long(fields, &scaling, &rope, context, trained)?,
+            None => (rope.scaling, reach) = kind(fields, name, &scaling, &rope, context)?,
+        }
     }
     Ok((rope, reach))
+}
+
+/// `longrope`, which Phi-3's first files call `su` or `yarn`.
+fn long(
+    fields: &Fields<'_>,
+    scaling: &Fields<'_>,
+    rope: &Rope,
+    context: u64,
+    trained: u64,
+) -> Result<RopeScaling> {
+    let name = if scaling.has("type") { "type" } else { "rope_type" };
+    match scaling.text(name)? {
+        Some("longrope" | "su" | "yarn") => {}
+        _ => return Err(scaling.wrong(name, "`longrope`, as Phi-3 has no other")),
+    }
+    if let Some(other) = scaling.other_than(&["type", "rope_type", "rope_theta", "short_factor", "long_factor"]) {
+        return Err(scaling.wrong(other, "no such field in Phi-3's `longrope`"));
+    }
+    let divisors = |name: &str| {
+        let n = rope.width / 2;
+        let found = scaling.numbers(name, n)?.filter(|all| all.iter().all(|x| (1e-3..=1e6).contains(x)));
+        found.ok_or_else(|| scaling.wrong(name, format!("{n} numbers of 0.001 to a million, one for each pair")))
+    };
+    let original = "original_max_position_embeddings";
+    let trained = match fields.whole(original)?.unwrap_or(trained) {
+        n if n < 2 || n > 1 << 28 => return Err(fields.wrong(original, "2 to 2^28")),
+        n => n,
+    };
+    let factor = context as f64 / trained as f64;
+    Ok(RopeScaling::Long {
+        short: divisors("short_factor")?,
+        long: divisors("long_factor")?,
+        trained: trained as usize,
+        amplitude: match factor <= 1.0 {
+            true => 1.0,
+            false => (1.0 + factor.ln() / (trained as f64).ln()).sqrt(),
+        },
+    })
 }
 
 fn kind(

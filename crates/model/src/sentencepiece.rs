@@ -18,7 +18,7 @@ use crate::vocabulary::Built;
 use crate::{Error, Gguf, Result};
 
 /// A space in a piece.
-const SPACE: &str = "▁";
+pub(crate) const SPACE: &str = "▁";
 
 /// The longest piece that letters are merged into; SentencePiece's own limit is far below.
 const MAX_PIECE: usize = 512;
@@ -27,11 +27,13 @@ const MAX_PIECE: usize = 512;
 const MAX_MERGES: usize = 256 << 20;
 
 /// What `tokenizer.ggml.token_type` calls a token.
-const NORMAL: i64 = 1;
-const UNKNOWN: i64 = 2;
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
-const BYTE: i64 = 6;
+pub(crate) const NORMAL: i64 = 1;
+pub(crate) const UNKNOWN: i64 = 2;
+pub(crate) const CONTROL: i64 = 3;
+pub(crate) const USER_DEFINED: i64 = 4;
+/// A row of the embedding that no text comes to.
+pub(crate) const UNUSED: i64 = 5;
+pub(crate) const BYTE: i64 = 6;
 
 /// Builds the tokenizer that the metadata describes.
 pub(crate) fn from_gguf(gguf: &Gguf, max_tokens: usize) -> Result<Built> {
@@ -142,7 +144,7 @@ pub(crate) fn from_gguf(gguf: &Gguf, max_tokens: usize) -> Result<Built> {
 }
 
 /// Every way in which a piece is two others: the best score first, and of one piece the split that begins longest.
-fn merges(
+pub(crate) fn merges(
     vocab: &HashMap<String, u32>,
     tokens: &[String],
     scores: &[f64],

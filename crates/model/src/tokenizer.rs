@@ -10,7 +10,9 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::OnceLock;
-use tokenizers::DecoderWrapper;
+
+use serde_json::{Value, json};
+use tokenizers::{DecoderWrapper, PostProcessorWrapper};
 
 /// Encoded along with the vocabulary into [`Tokenizer::hash`], so that tokenizers that cut text
 /// differently differ.
@@ -197,9 +199,41 @@ impl Tokenizer {
         self.size
     }
 
+    /// The library's own object.
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
     /// As the text of a Hugging Face `tokenizer.json`, or why it cannot be.
     pub(crate) fn to_json(&self) -> std::result::Result<String, String> {
-        self.inner.to_string(false).map_err(|e| e.to_string())
+        let mut inner = self.inner.clone();
+        if let Some(bos) = self.bos.filter(|_| self.adds_bos) {
+            let token = self.token_text(bos);
+            let framed = |text: &[&str]| -> Vec<Value> {
+                let parts = text.iter().enumerate();
+                let parts = parts.flat_map(|(i, text)| {
+                    [
+                        json!({"SpecialToken": {"id": token, "type_id": i}}),
+                        json!({"Sequence": {"id": text, "type_id": i}}),
+                    ]
+                });
+                parts.collect()
+            };
+            let processor = json!({
+                "type": "TemplateProcessing", "single": framed(&["A"]), "pair": framed(&["A", "B"]),
+                "special_tokens": {&token: {"id": token, "ids": [bos], "tokens": [token]}},
+            });
+            let processor: PostProcessorWrapper = serde_json::from_value(processor).map_err(|e| e.to_string())?;
+            inner.with_post_processor(Some(processor));
+        }
+        inner.to_string(false).map_err(|e| e.to_string())
+    }
+
+    /// A text that the other tokenizer, which is to be the same, cuts in another way.
+    pub(crate) fn differs_from(&self, other: &Self) -> Option<&'static str> {
+        [PROBE, " leading", "trailing ", "  two  spaces", "\n", "a\u{301}\u{0}\u{7f}\u{10ffff}"]
+            .into_iter()
+            .find(|text| self.encode_text(text) != other.encode_text(text))
     }
 
     /// A hash of the vocabulary, its special tokens, and how a probe text is cut: equal for equal

@@ -264,7 +264,7 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
     }
     let pre = gguf.text("tokenizer.ggml.pre")?.unwrap_or("no such key");
     let (pre_tokenizer, ignore_merges, nfc) =
-        pre_tokenizer(pre).ok_or_else(|| fail("tokenizer.ggml.pre", "smollm, gpt-2, llama-bpe or qwen2", pre))?;
+        pre_tokenizer(pre).ok_or_else(|| fail("tokenizer.ggml.pre", &PRE_TOKENIZERS.join(", "), pre))?;
 
     let key = "tokenizer.ggml.tokens";
     let raw = gguf
@@ -341,8 +341,11 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Built> {
     })
 }
 
+/// The ways to cut text before merging that are known, by the name that GGUF gives them.
+pub(crate) const PRE_TOKENIZERS: [&str; 5] = ["smollm", "gpt-2", "llama-bpe", "qwen2", "dbrx"];
+
 /// How text is cut before merging, whether whole words skip the merges, whether text is composed.
-fn pre_tokenizer(name: &str) -> Option<(PreTokenizerWrapper, bool, bool)> {
+pub(crate) fn pre_tokenizer(name: &str) -> Option<(PreTokenizerWrapper, bool, bool)> {
     let bytes = |use_regex| PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, use_regex));
     let cut = |regex: &str| {
         let pattern = SplitPattern::Regex(regex.into());
@@ -359,6 +362,8 @@ fn pre_tokenizer(name: &str) -> Option<(PreTokenizerWrapper, bool, bool)> {
             Some((PreTokenizerWrapper::Sequence(Sequence::new(parts)), false, false))
         }
         "llama-bpe" => Some((cut(LLAMA_3)?, true, false)),
+        // Llama 3's pattern with merges inside of whole words (OLMo 2).
+        "dbrx" => Some((cut(LLAMA_3)?, false, false)),
         "qwen2" => Some((cut(QWEN_2)?, false, true)),
         _ => None,
     }

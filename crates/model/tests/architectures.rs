@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use realign_core::{Batch, Hook, HookPoint, LanguageModel, Record, Replay, Shape, Sites, Until, Weight, rows};
-use realign_model::{Access, Architecture, Checkpoint, Decoder, DecoderConfig, GenerateConfig, Weights, export};
+use realign_model::{
+    Access, Architecture, Checkpoint, Decoder, DecoderConfig, GenerateConfig, GgmlType, Tokenizer, Weights, export,
+    export_gguf,
+};
 use realign_tensor::test_device;
 use serde::Deserialize;
 
@@ -231,6 +234,25 @@ fn cached_is_uncached() {
 }
 
 #[test]
+fn where_rotary_positions_change_a_batch_generates_what_each_prompt_does_alone() {
+    let case = cases().into_iter().find(|case| case.name == "phi3_longrope_crossing").unwrap();
+    assert_eq!(case.model.recomputes_at(), Some(26));
+    // Below the change all the way, across it at different steps, beyond it from the start.
+    let prompts: Vec<Vec<u32>> = [3, 20, 23, 26, 27, 31].map(|n| some_ids(n, n)).to_vec();
+    let together = generate(&case.model, &prompts, 9);
+    for (prompt, together) in prompts.iter().zip(together) {
+        let mut ids = prompt.clone();
+        for _ in 0..9 {
+            let hidden = case.model.forward(&Batch::packed([&ids]), &mut ());
+            let logits = floats(case.model.logits(rows(hidden, &[ids.len() - 1])));
+            let best = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+            ids.push(best.unwrap() as u32);
+        }
+        assert_eq!(together, ids[prompt.len()..], "{} tokens", prompt.len());
+    }
+}
+
+#[test]
 fn a_batch_is_its_sequences_one_at_a_time_and_a_shared_prefix_is_as_if_repeated() {
     for case in cases() {
         let (name, model) = (&case.name, &case.model);
@@ -404,19 +426,14 @@ fn a_gguf_is_the_model_that_it_was_made_of() {
 
 #[test]
 fn what_a_config_json_could_not_say_is_not_exported() {
-    let model = |name: &str| {
-        open(
-            &ggufs().into_iter().find(|(file, _)| file == name).unwrap().1,
-            Weights::F32,
-        )
-    };
-    for (name, word) in [("qwen2", "qwen2"), ("llama_linear", "rope.scaling.type")] {
-        let source = ggufs().into_iter().find(|(file, _)| file == name).unwrap().1;
-        let out = tempfile::tempdir().unwrap();
-        let error = export(&source, Access::Read, &model(name), &out.path().join("model"));
-        let error = error.unwrap_err().to_string();
-        assert!(error.contains(word), "{name}: {error}");
-    }
+    // Divisors of rotary frequencies that are no published Llama 3's.
+    let source = ggufs().into_iter().find(|(name, _)| name == "llama_llama3").unwrap().1;
+    let out = tempfile::tempdir().unwrap();
+    let folder = out.path().join("model");
+    let error = export(&source, Access::Read, &open(&source, Weights::F32), &folder);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("rotary positions"), "{error}");
+    assert!(!folder.join("config.json").exists());
 }
 
 #[test]
@@ -444,17 +461,83 @@ struct Real {
     ids: Vec<u32>,
     transformers: Vec<f32>,
     llama_cpp: Vec<f32>,
+    texts: Vec<Text>,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    text: String,
+    ids: Vec<u32>,
+}
+
+/// What `tests/parity.sh --real` made of one GGUF, and where it lies.
+fn real(name: &str) -> (Real, PathBuf) {
+    let folder = PathBuf::from(std::env::var_os("REALIGN_REAL").expect("REALIGN_REAL names a folder"));
+    let file = folder.join(name);
+    let json = fs::read(file.with_extension("json")).unwrap();
+    (serde_json::from_slice(&json).unwrap(), file.with_extension("gguf"))
+}
+
+#[test]
+#[ignore = "needs real weights: tests/parity.sh fetches them and names their folder in REALIGN_REAL"]
+fn real_vocabularies_cut_text_as_llama_cpp_does() {
+    for name in ["smollm2", "gemma3"] {
+        let (real, file) = real(name);
+        let checkpoint = Checkpoint::open(&file).unwrap();
+        let tokenizer = Tokenizer::from_gguf(checkpoint.gguf().unwrap()).unwrap();
+        let mut compared = 0;
+        for Text { text, ids } in &real.texts {
+            let ours = tokenizer.encode_text(text);
+            // llama.cpp drops bytes that have no token in SmolLM2's vocabulary; here they are the unknown token.
+            if name == "smollm2" && ours.iter().any(|&id| Some(id) == tokenizer.unk()) {
+                continue;
+            }
+            assert_eq!(&ours, ids, "{name}: {text:?}");
+            compared += 1;
+        }
+        assert!(compared > 90, "{name}: {compared} texts");
+    }
+}
+
+#[test]
+#[ignore = "needs real weights: tests/parity.sh fetches them and names their folder in REALIGN_REAL"]
+fn a_real_gemma_goes_from_gguf_to_folder_to_gguf() {
+    let (real, file) = real("gemma3");
+    let out = tempfile::tempdir().unwrap();
+    let (folder, again) = (out.path().join("folder"), out.path().join("again.gguf"));
+    let logits = |model: &Decoder| {
+        let hidden = model.forward(&Batch::packed([&real.ids]), &mut ());
+        floats(model.logits(rows(hidden, &[real.ids.len() - 1])))
+    };
+    let model = open(&file, Weights::F32);
+    let wanted = logits(&model);
+    export(&file, Access::Map, &model, &folder).unwrap();
+    let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json")).unwrap();
+    let of_folder = open(&folder, Weights::F32);
+    close(1e-4, "the folder", &logits(&of_folder), &wanted);
+    export_gguf(&folder, Access::Map, &of_folder, &again, GgmlType::F16).unwrap();
+    let checkpoint = Checkpoint::open(&again).unwrap();
+    let of_gguf = Tokenizer::from_gguf(checkpoint.gguf().unwrap()).unwrap();
+    assert!(tokenizer.adds_bos() && of_gguf.adds_bos());
+    for Text { text, ids } in &real.texts {
+        assert_eq!(&tokenizer.encode_text(text), ids, "the folder's tokenizer: {text:?}");
+        assert_eq!(&of_gguf.encode_text(text), ids, "the GGUF's tokenizer: {text:?}");
+    }
+    // Weights of 4 to 8 bits with a scale in 16 are not all numbers of 16 bits.
+    close(1e-2, "the GGUF", &logits(&open(&again, Weights::F32)), &wanted);
+    // For `tests/gguf_opens.py`.
+    let json = serde_json::json!({"ids": real.ids, "logits": logits(&open(&again, Weights::F32))});
+    fs::write(file.with_file_name("gemma3_again.json"), json.to_string()).unwrap();
+    fs::copy(&again, file.with_file_name("gemma3_again.gguf")).unwrap();
 }
 
 #[test]
 #[ignore = "needs real weights: tests/parity.sh fetches them and names their folder in REALIGN_REAL"]
 fn real_weights_give_the_logits_of_transformers_and_the_answer_of_llama_cpp() {
-    let folder = PathBuf::from(std::env::var_os("REALIGN_REAL").expect("REALIGN_REAL names a folder"));
     for name in ["smollm2", "gemma3"] {
-        let json = fs::read(folder.join(name).with_extension("json")).unwrap();
-        let real: Real = serde_json::from_slice(&json).unwrap();
+        let (real, file) = real(name);
         for weights in [Weights::F32, Weights::Stored] {
-            let model = open(&folder.join(name).with_extension("gguf"), weights);
+            let model = open(&file, weights);
             let hidden = model.forward(&Batch::packed([&real.ids]), &mut ());
             let logits = floats(model.logits(rows(hidden, &[real.ids.len() - 1])));
             close(1e-4, &format!("{name}, {weights}"), &logits, &real.transformers);
@@ -563,6 +646,9 @@ fn what_would_change_the_numbers_and_is_not_supported_is_refused_by_name() {
             "rope_scaling",
             "{\"type\": \"longrope\", \"short_factor\": [1.0], \"long_factor\": [2.0]}",
         ),
+        ("phi3", "rope_scaling", "{\"type\": \"linear\", \"factor\": 2.0}"),
+        ("phi3_longrope", "rope_scaling", "{\"type\": \"longrope\", \"short_mscale\": 1.0}"),
+        ("phi3_longrope", "original_max_position_embeddings", "1"),
     ] {
         let error = changed(name, field, value);
         assert!(

@@ -37,7 +37,7 @@ pub fn known() -> Vec<(String, Option<PathBuf>)> {
 
 /// A model with the adapter of a PEFT folder merged in.
 pub fn with_adapter(base: &ChatModel, folder: &Path, device: &Device) -> Result<ChatModel> {
-    let lora = realign_lora::load(folder, base.model.shape(), device)?;
+    let lora = realign_lora::load_for(folder, &*base.model, device)?;
     let weights = folder.join("adapter_model.safetensors");
     let bytes = std::fs::read(&weights).map_err(|e| Failure::failed(format!("{}: {e}", weights.display())))?;
     let mut chat = base.with_model(&folder.display().to_string(), realign_lora::merge(&*base.model, &lora));

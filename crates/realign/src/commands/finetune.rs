@@ -56,7 +56,7 @@ pub fn run(context: &Context, args: FinetuneArgs) -> Result<()> {
         Some(&checkpoints),
         &mut meter.report(),
     )?;
-    realign_lora::save(&trained.lora, &base.name, &args.out)?;
+    realign_lora::save_for(&trained.lora, &*base.model, &base.name, &args.out)?;
     meter.finish("");
     let done = Done {
         out: args.out.display().to_string(),

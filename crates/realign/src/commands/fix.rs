@@ -57,7 +57,7 @@ pub fn run(context: &Context, args: FixArgs) -> Result<()> {
             let mut meter = Meter::new(context.show, "fine-tune on good samples", Unit::Steps);
             let trained = config.train(&*tuned.model, lora, &train, &[], &seed, None, &mut meter.report())?;
             meter.finish("");
-            realign_lora::save(&trained.lora, &tuned.name, &args.out)?;
+            realign_lora::save_for(&trained.lora, &*tuned.model, &tuned.name, &args.out)?;
             ("sft", side(&*merge(&*tuned.model, &trained.lora), &mut ()))
         }
         Cure::Ablate => {

@@ -49,7 +49,7 @@ pub fn run(context: &Context, command: ModelCommand) -> Result<()> {
             let source = resolve::model(&base.model, context.show)?;
             let mut chat = context.model(&base.model)?;
             if let Some(folder) = &adapter {
-                let lora = realign_lora::load(folder, chat.model.shape(), &context.device)?;
+                let lora = realign_lora::load_for(folder, &*chat.model, &context.device)?;
                 if let Some((weight, _)) = lora
                     .saved
                     .iter()

@@ -80,7 +80,7 @@ pub fn tune_from(
             Some(&checkpoints),
             &mut meter.report(),
         )?;
-        realign_lora::save(&trained.lora, &lab.base.name, &folder)?;
+        realign_lora::save_for(&trained.lora, &*lab.base.model, &lab.base.name, &folder)?;
         let (first, last) = match (trained.log.first(), trained.log.last()) {
             (Some(first), Some(last)) => (first.loss, last.loss),
             _ => return Err(Failure::failed(format!("{name}: no step was taken"))),
@@ -92,7 +92,7 @@ pub fn tune_from(
             seconds: started.elapsed().as_secs_f64(),
         })
     })?;
-    Ok((realign_lora::load(&folder, lab.base.model.shape(), &lab.device)?, tuned))
+    Ok((realign_lora::load_for(&folder, &*lab.base.model, &lab.device)?, tuned))
 }
 
 /// The base model with an adapter merged in: as fast as the base model.
