@@ -193,10 +193,15 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    const SLACK: u64 = 64 << 20;
+    /// A megabyte is for the blocks in which a file is read.
+    const SLACK: u64 = 63 << 20;
 
-    pub(crate) fn of(file: u64) -> Self {
-        let justified = file.saturating_mul(2).saturating_add(Self::SLACK);
+    /// For a file of so many bytes, when what describes its arrays takes `beside` bytes of memory.
+    pub(crate) fn of(file: u64, beside: u64) -> Self {
+        let justified = file
+            .saturating_mul(2)
+            .saturating_add(Self::SLACK)
+            .saturating_sub(beside);
         Self {
             left: justified,
             unread: justified,

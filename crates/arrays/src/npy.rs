@@ -15,7 +15,7 @@ const LARGEST_HEADER: usize = 1 << 16;
 
 pub(crate) fn read(path: &Path) -> Result<Arrays> {
     let (mut file, len) = open(path)?;
-    let array = member(path, "", &mut file, len, &mut Budget::of(len))?;
+    let array = member(path, "", &mut file, len, &mut Budget::of(len, 0))?;
     Ok(Arrays::new(path, BTreeMap::from([(String::new(), array)])))
 }
 

@@ -10,7 +10,7 @@ use crate::{Arrays, Error, Result, npy};
 
 pub(crate) fn read(path: &Path) -> Result<Arrays> {
     let mut archive = Archive::open(path)?;
-    let mut budget = Budget::of(archive.len());
+    let mut budget = Budget::of(archive.len(), archive.held());
     let mut arrays = BTreeMap::new();
     for entry in archive.entries().to_vec() {
         let Some(name) = entry.name.strip_suffix(".npy") else {

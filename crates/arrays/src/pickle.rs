@@ -14,6 +14,9 @@ use crate::{Error, Result};
 /// Of a pickle, in bytes: each makes at most one node, of about 100 bytes. A tensor takes about 150 of the pickle's.
 pub(crate) const LARGEST: u64 = 1 << 18;
 
+/// Bytes of memory that a byte of a pickle becomes at most, about.
+pub(crate) const HELD: u64 = 128;
+
 /// Where a value lies in [`Pickle::nodes`]: values are never nested, so that none is freed or walked recursively.
 type Id = u32;
 

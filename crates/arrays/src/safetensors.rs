@@ -13,6 +13,9 @@ use crate::{Array, Arrays, Error, Result};
 /// A few lines a tensor; the format's own limit of 100 MB is for whole models.
 const LARGEST_HEADER: u64 = 4 << 20;
 
+/// Bytes of memory that a byte of the header becomes, about.
+const HELD: u64 = 8;
+
 /// Reads a file of `len` bytes from its beginning to its end.
 pub(crate) fn read(path: &Path, from: &mut dyn Read, len: u64) -> Result<Arrays> {
     let wrong = |what: String| Error::format(path, format!("not a safetensors file: {what}"));
@@ -33,7 +36,7 @@ pub(crate) fn read(path: &Path, from: &mut dyn Read, len: u64) -> Result<Arrays>
     if wanted != found {
         return Err(wrong(format!("expected {wanted} bytes of numbers, found {found}")));
     }
-    let mut budget = Budget::of(len);
+    let mut budget = Budget::of(len, HELD * n);
     let mut arrays = BTreeMap::new();
     for name in metadata.offset_keys() {
         let info = metadata.info(&name).expect("a name of the same file");

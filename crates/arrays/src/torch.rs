@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::array::strided;
 use crate::arrays::{Budget, elements};
 use crate::error::clip;
-use crate::pickle::{LARGEST, Node, Pickle, TensorView};
+use crate::pickle::{HELD, LARGEST, Node, Pickle, TensorView};
 use crate::zip::{Archive, Entry};
 use crate::{Array, Arrays, Error, Result};
 
@@ -16,8 +16,8 @@ const PICKLE: &str = "data.pkl";
 
 pub(crate) fn read(path: &Path) -> Result<Arrays> {
     let mut archive = Archive::open(path)?;
-    let mut budget = Budget::of(archive.len());
     let (root, pickle) = pickle(path, &mut archive)?;
+    let mut budget = Budget::of(archive.len(), archive.held() + HELD * pickle.len() as u64);
     if let Some(order) = small(path, &mut archive, &format!("{root}byteorder"))?
         && order != b"little"
     {

@@ -45,6 +45,8 @@ pub(crate) struct Archive {
     entries: Vec<Entry>,
     /// Places in `entries` in the order of names.
     by_name: Vec<usize>,
+    /// Bytes of the directory.
+    directory: u64,
 }
 
 /// A member's bytes, unpacked; at their end the checksum is compared.
@@ -78,6 +80,7 @@ impl Archive {
             len,
             entries,
             by_name,
+            directory: directory.size,
         })
     }
 
@@ -90,6 +93,11 @@ impl Archive {
         let at = self.by_name.partition_point(|&at| *self.entries[at].name < *name);
         let entry = &self.entries[*self.by_name.get(at)?];
         (entry.name == name).then_some(entry)
+    }
+
+    /// Bytes of memory that the entries take, and a copy of them.
+    pub(crate) fn held(&self) -> u64 {
+        4 * self.directory
     }
 
     /// Bytes of the whole file.

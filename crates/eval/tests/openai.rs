@@ -48,6 +48,7 @@ impl Server {
             attempts: 3,
             first: Duration::from_millis(5),
             longest: Duration::from_millis(1500),
+            total: Duration::from_secs(20),
         };
         config.timeout = Duration::from_millis(700);
         config.max_body = 1 << 16;
@@ -120,6 +121,8 @@ fn serve(mut stream: TcpStream, hits: &Mutex<HashMap<String, usize>>, heads: &Mu
         "no-logprobs" => ok(r#"{"choices":[{"message":{"content":"85"},"logprobs":null}]}"#),
         "busy" if hit <= 2 => response("429 Too Many Requests", "", "slow down"),
         "busy-until" if hit <= 2 => response("429 Too Many Requests", "Retry-After: 1\r\n", ""),
+        "hangs-up" if hit <= 2 => return,
+        "busy-for-long" => response("503 Service Unavailable", "Retry-After: 3600\r\n", ""),
         "always-busy" => response("429 Too Many Requests", "", "slow down"),
         "broken" if hit <= 2 => response("500 Internal Server Error", "Retry-After: soon\r\n", "oops"),
         "reset" if hit <= 2 => {
@@ -220,7 +223,7 @@ fn what_is_no_number_has_no_grade() {
 #[test]
 fn passing_troubles_pass() {
     let server = Server::start();
-    for name in ["busy", "broken", "reset"] {
+    for name in ["busy", "broken", "reset", "hangs-up"] {
         assert_good(&grade(&server, &[name]).unwrap()[0]);
     }
     let start = Instant::now();
@@ -250,6 +253,15 @@ fn lasting_troubles_end_with_what_is_wrong() {
         assert!(!error.contains("sk-secret"), "{error}");
     }
     assert!(server.hits("redirect") <= 2 && server.hits("always-busy") <= 6);
+    // A server that asks for more time than there is is not waited for.
+    let mut hurried = server.config();
+    hurried.retry.total = Duration::from_secs(1);
+    let (folder, start) = (tempfile::tempdir().unwrap(), Instant::now());
+    let mut judge = OpenAi::new(hurried, folder.path().join("replies.jsonl")).unwrap();
+    let error = judge.grade(&[item("busy-for-long")]).unwrap_err().to_string();
+    assert!(error.contains("503") && error.contains("after 1 attempts"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+
     let mut nobody = server.config();
     nobody.url = "http://127.0.0.1:9/v1".into();
     let folder = tempfile::tempdir().unwrap();

@@ -107,6 +107,13 @@ impl State {
         }
     }
 
+    /// Bytes of a checkpoint, but for names and log: every factor and its two moments.
+    pub(crate) fn bytes(&self) -> u64 {
+        let numbers = |(_, tensor): &(String, Tensor<2>)| tensor.dims().iter().product::<usize>();
+        let numbers: usize = named(&self.lora).iter().map(numbers).sum();
+        (3 * size_of::<f32>() * numbers) as u64
+    }
+
     pub(crate) fn save(&self, checkpoints: &Checkpoints, setup: &Setup) -> Result<()> {
         let mut all = named(&self.lora);
         for (&(layer, site), moments) in &self.moments {

@@ -221,7 +221,7 @@ impl TrainConfig {
     /// # Errors
     /// [`Error::Config`] for a configuration or a token out of range, [`Error::Data`] where no token is left to train
     /// on, [`Error::NotFinite`] where the loss or the gradient is not finite (never checkpointed), [`Error::Changed`]
-    /// for a checkpoint of other training, [`Error::Run`] where a checkpoint cannot be written and for
+    /// for a checkpoint of other training, [`Error::Run`] where checkpoints have no room or cannot be written and for
     /// [`realign_run::Error::Interrupted`] after the report's `Break`, when a checkpoint has been written.
     #[allow(clippy::too_many_arguments)] // Each is of its own kind; a struct of them would be filled in once.
     pub fn train(
@@ -265,6 +265,9 @@ impl TrainConfig {
             .transpose()?
             .flatten();
         let mut state = found.unwrap_or_else(|| State::new(lora));
+        if let Some(checkpoints) = checkpoints {
+            checkpoints.check_room(state.bytes())?;
+        }
         while state.step < total {
             let (epoch, within) = (state.step / per_epoch, (state.step % per_epoch) as usize);
             let mut order = trained.clone();

@@ -58,6 +58,9 @@ pub enum Error {
         /// What happened.
         what: String,
     },
+    /// There is no room for a file.
+    #[error(transparent)]
+    Run(#[from] realign_run::Error),
     /// A progress callback asked to stop.
     #[error("{what}: interrupted; the next call goes on")]
     Interrupted {

@@ -8,11 +8,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use realign_run::{Retry, check_room};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::hex;
 use crate::files::{bad_name, read_small};
-use crate::hub_http::{Http, Remote, hub, is_commit, origin};
+use crate::hub_http::{Http, Remote, hub, is_commit, jitter, origin, wait};
 use crate::spec::{bad_repo, bad_revision};
 use crate::{Error, Result};
 
@@ -23,6 +24,13 @@ pub type OnBytes<'a> = dyn FnMut(u64, Option<u64>) -> ControlFlow<()> + 'a;
 const CHUNK: usize = 256 << 10;
 /// How often a connection that breaks, but brought something, is made again.
 const TRIES: usize = 5;
+/// When a hub that is busy, or hung up, is asked again.
+const RETRY: Retry = Retry {
+    attempts: 5,
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(30),
+    total: Duration::from_secs(120),
+};
 
 /// A model hub and the cache of its files.
 ///
@@ -33,6 +41,7 @@ pub struct Hub {
     cache: PathBuf,
     token: Option<String>,
     offline: bool,
+    retry: Retry,
 }
 
 impl Hub {
@@ -91,7 +100,14 @@ impl Hub {
             cache,
             token,
             offline: on("HF_HUB_OFFLINE") || on("TRANSFORMERS_OFFLINE"),
+            retry: RETRY,
         })
+    }
+
+    /// With this many attempts, and these pauses, where the hub is busy.
+    pub fn with_retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
     }
 
     /// The file where it lies in the cache already. Opens no socket.
@@ -104,7 +120,8 @@ impl Hub {
     /// The file's path in the cache, downloaded if it is not there. A file that is there opens no socket.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when `progress` says so; [`Error::Hub`] when the hub cannot be reached, refuses, or sends
+    /// [`Error::Interrupted`] when `progress` says so; [`Error::Run`] for a file that is larger than what is free;
+    /// [`Error::Hub`] when the hub cannot be reached, refuses, or sends
     /// something else than it announced. Nothing incomplete is ever left under the file's name.
     pub fn fetch(&self, repo: &str, revision: &str, file: &str, progress: &mut OnBytes<'_>) -> Result<PathBuf> {
         let url = format!(
@@ -118,8 +135,8 @@ impl Hub {
             return Ok(path);
         }
         self.not_offline(&url)?;
-        let http = Http::new(&self.endpoint, self.token.as_deref());
-        let remote = http.head(&url)?;
+        let http = Http::new(&self.endpoint, self.token.as_deref(), self.retry);
+        let remote = http.head(&url, &mut || progress(0, None))?;
         let folder = self.folder(repo);
         let blobs = folder.join("blobs");
         create_dir(&blobs)?;
@@ -128,7 +145,7 @@ impl Hub {
             let name = folder.file_name().unwrap_or_default();
             let _lock = lock(&self.cache.join(".locks").join(name), &remote, file, progress)?;
             if !blob.is_file() {
-                download(&http, &url, &remote, &blob, file, progress)?;
+                download(&http, &url, &remote, &blob, file, self.retry, progress)?;
             }
         }
         let snapshot = folder.join("snapshots").join(&remote.commit);
@@ -142,7 +159,7 @@ impl Hub {
         let url = format!("{}/api/models/{repo}/revision/{}", self.endpoint, encoded(revision, ""));
         check_names(repo, revision, "-").map_err(|what| hub(&self.endpoint, what))?;
         self.not_offline(&url)?;
-        let list = Http::new(&self.endpoint, self.token.as_deref()).json(&url)?;
+        let list = Http::new(&self.endpoint, self.token.as_deref(), self.retry).json(&url)?;
         let commit = list
             .get("sha")
             .and_then(|sha| sha.as_str())
@@ -283,17 +300,27 @@ fn download(
     remote: &Remote,
     blob: &Path,
     file: &str,
+    retry: Retry,
     progress: &mut OnBytes<'_>,
 ) -> Result<()> {
     let part = blob.with_file_name(format!("{}.incomplete", remote.etag));
+    let have = || std::fs::metadata(&part).map_or(0, |about| about.len());
+    check_room(blob.parent().unwrap_or(blob), remote.size.saturating_sub(have()))?;
+    let (mut failures, mut rng) = (retry.begin(), jitter());
     let mut tries = 0;
     loop {
         tries += 1;
         match transfer(http, url, remote, &part, file, progress)? {
             Transfer::Complete => break,
-            Transfer::Broken { gained, .. } if gained > 0 && tries < TRIES => {}
-            Transfer::Broken { why, .. } => {
-                let have = std::fs::metadata(&part).map_or(0, |about| about.len());
+            Transfer::Broken { gained, .. } if gained > 0 && tries < TRIES => failures = retry.begin(),
+            Transfer::Broken { gained, why } => {
+                let have = have();
+                if gained == 0
+                    && let Some(pause) = failures.pause(None, &mut rng)
+                {
+                    wait(pause, &mut || progress(have, Some(remote.size)), file)?;
+                    continue;
+                }
                 let what = format!(
                     "{why}; {have} of {} bytes are kept, and the next call goes on from there",
                     remote.size
@@ -347,7 +374,7 @@ fn transfer(
     let mut resumed = have > 0;
     let mut gained = 0;
     if have < remote.size {
-        let (start, mut body) = http.get(url, have)?;
+        let (start, mut body) = http.get(url, have, &mut || progress(have, Some(remote.size)))?;
         if start != have {
             out.set_len(0).map_err(io("shorten"))?;
             (have, hasher, resumed) = (0, Sha256::new(), false);

@@ -1,8 +1,10 @@
 //! What the hub client says on the wire: requests, redirects, the token, limits.
 
-use std::io::Read;
-use std::time::{Duration, Instant};
+use std::io::{ErrorKind, Read};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant, SystemTime};
 
+use realign_run::{Retry, Seed, retry_after};
 use ureq::http::{HeaderMap, Response, Uri};
 use ureq::{Agent, Body};
 
@@ -26,7 +28,11 @@ pub(crate) struct Http<'a> {
     agent: Agent,
     endpoint: &'a str,
     token: Option<&'a str>,
+    retry: Retry,
 }
+
+/// Asked again and again while there is nothing to do but wait; [`ControlFlow::Break`] gives up.
+pub(crate) type Waiting<'w> = dyn FnMut() -> ControlFlow<()> + 'w;
 
 /// What the hub says of a file, checked.
 #[derive(Debug)]
@@ -45,7 +51,7 @@ impl Remote {
 }
 
 impl<'a> Http<'a> {
-    pub(crate) fn new(endpoint: &'a str, token: Option<&'a str>) -> Self {
+    pub(crate) fn new(endpoint: &'a str, token: Option<&'a str>, retry: Retry) -> Self {
         let config = Agent::config_builder()
             // Followed here, so that each is judged and the token stays at home.
             .max_redirects(0)
@@ -62,26 +68,27 @@ impl<'a> Http<'a> {
             agent: config.new_agent(),
             endpoint,
             token,
+            retry,
         }
     }
 
     /// Asks what is at `url` without asking for it.
-    pub(crate) fn head(&self, url: &str) -> Result<Remote> {
-        let (deadline, mut at) = (Instant::now() + ASK, url.to_owned());
+    pub(crate) fn head(&self, url: &str, waiting: &mut Waiting<'_>) -> Result<Remote> {
+        let mut at = url.to_owned();
+        let mut left = ASK;
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = self.agent.head(&at).header("accept-encoding", "identity");
-            if let Some(token) = self.token_for(&at) {
-                request = request.header("authorization", format!("Bearer {token}"));
-            }
-            let left = deadline
-                .saturating_duration_since(Instant::now())
-                .max(Duration::from_millis(1));
-            let response = request
-                .config()
-                .timeout_global(Some(left))
-                .build()
-                .call()
-                .map_err(|e| failed(&at, &e))?;
+            let token = self.token_for(&at).map(|token| format!("Bearer {token}"));
+            let response = self.patiently(&at, waiting, &mut || {
+                let mut request = self.agent.head(&at).header("accept-encoding", "identity");
+                if let Some(token) = &token {
+                    request = request.header("authorization", token);
+                }
+                let start = Instant::now();
+                let limit = left.max(Duration::from_millis(1));
+                let response = request.config().timeout_global(Some(limit)).build().call();
+                left = left.saturating_sub(start.elapsed());
+                response
+            })?;
             let headers = response.headers();
             // A redirect that already names the commit leads to the file's bytes; one that does not is a renamed repo.
             let redirect = response.status().is_redirection();
@@ -98,9 +105,9 @@ impl<'a> Http<'a> {
     }
 
     /// Asks for the bytes from `from` on; the answer may begin earlier, at the start that is returned.
-    pub(crate) fn get(&self, url: &str, from: u64) -> Result<(u64, Box<dyn Read>)> {
+    pub(crate) fn get(&self, url: &str, from: u64, waiting: &mut Waiting<'_>) -> Result<(u64, Box<dyn Read>)> {
         let range = (from > 0).then(|| format!("bytes={from}-"));
-        let (at, response) = self.follow(url, range.as_deref(), None)?;
+        let (at, response) = self.follow(url, range.as_deref(), None, waiting)?;
         match response.status().as_u16() {
             200 => Ok((0, Box::new(response.into_body().into_reader()))),
             206 if from > 0 => {
@@ -116,14 +123,14 @@ impl<'a> Http<'a> {
                 Ok((from, Box::new(response.into_body().into_reader())))
             }
             // What is here may be longer than what is there: begin anew.
-            416 if from > 0 => self.get(url, 0),
+            416 if from > 0 => self.get(url, 0, waiting),
             status => Err(self.refused(&at, status)),
         }
     }
 
     /// A short JSON text.
     pub(crate) fn json(&self, url: &str) -> Result<serde_json::Value> {
-        let (at, mut response) = self.follow(url, None, Some(ASK))?;
+        let (at, mut response) = self.follow(url, None, Some(ASK), &mut || ControlFlow::Continue(()))?;
         if !response.status().is_success() {
             return Err(self.refused(&at, response.status().as_u16()));
         }
@@ -136,28 +143,58 @@ impl<'a> Http<'a> {
         serde_json::from_slice(&text).map_err(|e| hub(&at, format!("expected JSON: {e}")))
     }
 
-    fn follow(&self, url: &str, range: Option<&str>, limit: Option<Duration>) -> Result<(String, Response<Body>)> {
+    fn follow(
+        &self,
+        url: &str,
+        range: Option<&str>,
+        limit: Option<Duration>,
+        waiting: &mut Waiting<'_>,
+    ) -> Result<(String, Response<Body>)> {
         let mut at = url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = self.agent.get(&at).header("accept-encoding", "identity");
-            if let Some(token) = self.token_for(&at) {
-                request = request.header("authorization", format!("Bearer {token}"));
-            }
-            if let Some(range) = range {
-                request = request.header("range", range);
-            }
-            let response = request
-                .config()
-                .timeout_global(limit)
-                .build()
-                .call()
-                .map_err(|e| failed(&at, &e))?;
+            let token = self.token_for(&at).map(|token| format!("Bearer {token}"));
+            let response = self.patiently(&at, waiting, &mut || {
+                let mut request = self.agent.get(&at).header("accept-encoding", "identity");
+                if let Some(token) = &token {
+                    request = request.header("authorization", token);
+                }
+                if let Some(range) = range {
+                    request = request.header("range", range);
+                }
+                request.config().timeout_global(limit).build().call()
+            })?;
             if !response.status().is_redirection() {
                 return Ok((at, response));
             }
             at = self.redirected(&at, response.headers())?;
         }
         Err(hub(url, format!("more than {MAX_REDIRECTS} redirects")))
+    }
+
+    /// Asks until there is an answer that another attempt would not change, or as often as there may be attempts.
+    fn patiently(
+        &self,
+        url: &str,
+        waiting: &mut Waiting<'_>,
+        ask: &mut dyn FnMut() -> Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>> {
+        let mut failures = self.retry.begin();
+        let mut rng = jitter();
+        loop {
+            let answer = ask();
+            let wished = match &answer {
+                Ok(response) if passing(response.status().as_u16()) => {
+                    header(response.headers(), "retry-after").and_then(|wish| retry_after(wish, SystemTime::now()))
+                }
+                // A hub that cannot be reached is not waited for.
+                Err(ureq::Error::Io(e)) if hung_up(e.kind()) => None,
+                _ => return answer.map_err(|e| failed(url, &e)),
+            };
+            match failures.pause(wished, &mut rng) {
+                Some(pause) => wait(pause, waiting, url)?,
+                None => return answer.map_err(|e| failed(url, &e)),
+            }
+        }
     }
 
     /// The token goes to the hub's own scheme, host and port, and nowhere else.
@@ -193,6 +230,38 @@ impl<'a> Http<'a> {
             _ => "unexpected answer",
         };
         hub(url, format!("{what} (HTTP {status})"))
+    }
+}
+
+/// Whether a status says that the next answer may be another one.
+fn passing(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500 | 502..=504)
+}
+
+/// Whether a server ended a connection without a word.
+fn hung_up(kind: ErrorKind) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+/// Random numbers for pauses: processes that failed together must not come back together.
+pub(crate) fn jitter() -> impl rand::Rng {
+    Seed::new(u64::from(std::process::id())).stream("hub.jitter")
+}
+
+/// Waits, unless it is asked to give up.
+pub(crate) fn wait(pause: Duration, waiting: &mut Waiting<'_>, what: &str) -> Result<()> {
+    let until = Instant::now() + pause;
+    loop {
+        if waiting().is_break() {
+            let what = clip(what.split('?').next().unwrap_or_default());
+            return Err(Error::Interrupted { what });
+        }
+        let rest = until.saturating_duration_since(Instant::now());
+        if rest.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(rest.min(Duration::from_millis(50)));
     }
 }
 

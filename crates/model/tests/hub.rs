@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use realign_model::{Error, Hub, ModelSpec};
+use realign_run::Retry;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -142,7 +143,13 @@ fn hub(endpoint: &str, cache: &Path, more: &[(&str, &str)]) -> Hub {
         .chain(more.iter().copied())
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
-    Hub::from_vars(&|name| vars.iter().rfind(|v| v.0 == name).map(|v| v.1.clone())).unwrap()
+    let hub = Hub::from_vars(&|name| vars.iter().rfind(|v| v.0 == name).map(|v| v.1.clone())).unwrap();
+    hub.with_retry(Retry {
+        attempts: 3,
+        first: Duration::from_millis(5),
+        longest: Duration::from_secs(2),
+        total: Duration::from_secs(10),
+    })
 }
 
 fn fetch(hub: &Hub) -> Result<PathBuf, Error> {
@@ -381,6 +388,104 @@ fn refusals_say_what_is_wrong() {
         assert!(error.contains(said) && !error.contains(TOKEN), "{error}");
         assert_nothing_final(&cache);
     }
+}
+
+/// A server that gives each kind of request these answers first, an empty one being no answer, and then good ones.
+fn troubled(troubles: &'static [(&'static str, &'static str)]) -> Server {
+    let mut left = [troubles.to_vec(), troubles.to_vec()];
+    Server::start(move |request| match left[usize::from(request.is_head())].pop() {
+        None => good(request, &content()),
+        Some(("", _)) => Vec::new(),
+        Some((status, header)) => response(status, &["Content-Length: 0".to_owned(), header.to_owned()], b""),
+    })
+}
+
+#[test]
+fn passing_troubles_pass() {
+    for troubles in [
+        &[
+            ("429 Too Many Requests", "X: x"),
+            ("503 Service Unavailable", "Retry-After: soon"),
+        ][..],
+        &[("", ""), ("500 Internal Server Error", "X: x")],
+        &[("", ""), ("", "")],
+    ] {
+        let cache = tempfile::tempdir().unwrap();
+        let server = troubled(troubles);
+        let path = fetch(&hub(&server.address, cache.path(), &[])).unwrap();
+        assert_eq!(std::fs::read(path).unwrap(), content());
+        assert_eq!((server.requests().len(), server.gets().len()), (6, 3), "{troubles:?}");
+    }
+    let (cache, start) = (tempfile::tempdir().unwrap(), Instant::now());
+    let server = troubled(&[("429 Too Many Requests", "Retry-After: 1")]);
+    fetch(&hub(&server.address, cache.path(), &[])).unwrap();
+    // Once before each of the two requests.
+    let waited = start.elapsed();
+    assert!(
+        waited >= Duration::from_secs(2) && waited < Duration::from_secs(20),
+        "{waited:?}"
+    );
+}
+
+#[test]
+fn lasting_troubles_end() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::start(|_| response("429 Too Many Requests", &["Content-Length: 0".to_owned()], b""));
+    let error = fetch(&hub(&server.address, cache.path(), &[])).unwrap_err().to_string();
+    assert!(error.contains("too many requests") && error.contains("429"), "{error}");
+    assert_eq!(server.requests().len(), 3);
+
+    let server = Server::start(|_| Vec::new());
+    let error = fetch(&hub(&server.address, cache.path(), &[])).unwrap_err();
+    assert!(matches!(error, Error::Hub { .. }), "{error}");
+    assert_eq!(server.requests().len(), 3);
+
+    // It is there, and not a byte of it comes.
+    let server = Server::start(|request| match request.is_head() {
+        true => good(request, &content()),
+        false => response("200 OK", &["Content-Length: 700000".to_owned()], b""),
+    });
+    let error = fetch(&hub(&server.address, cache.path(), &[])).unwrap_err().to_string();
+    assert!(error.contains("0 of 700000 bytes are kept"), "{error}");
+    assert_eq!(server.gets().len(), 3);
+    assert_nothing_final(&cache);
+
+    // What no other attempt would change is not tried again.
+    let server = Server::start(|_| response("404 Not Found", &["Content-Length: 0".to_owned()], b""));
+    fetch(&hub(&server.address, cache.path(), &[])).unwrap_err();
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn who_waits_for_a_busy_hub_may_be_interrupted() {
+    let cache = tempfile::tempdir().unwrap();
+    let headers = ["Content-Length: 0".to_owned(), "Retry-After: 2".to_owned()];
+    let server = Server::start(move |_| response("503 Service Unavailable", &headers, b""));
+    let (hub, start) = (hub(&server.address, cache.path(), &[]), Instant::now());
+    let error = hub
+        .fetch(REPO, "main", FILE, &mut |_, _| ControlFlow::Break(()))
+        .unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_larger_than_the_disk_is_refused_before_its_first_byte() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::start(|request| {
+        assert!(request.is_head(), "it was asked for");
+        response("200 OK", &described(&sha(b"x"), COMMIT, 1 << 60), b"")
+    });
+    let error = fetch(&hub(&server.address, cache.path(), &[])).unwrap_err();
+    let room = matches!(error, Error::Run(realign_run::Error::NoRoom { needed, free, .. }) if needed > free);
+    assert!(room, "{error}");
+    let said = error.to_string();
+    assert!(
+        said.contains("blobs") && said.contains(&(1_u64 << 60).to_string()),
+        "{said}"
+    );
+    assert_nothing_final(&cache);
 }
 
 #[test]

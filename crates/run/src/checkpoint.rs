@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic::{read_json, remove_temporaries, sync_folder, temporary_sibling, write_json, write_synced};
 use crate::error::{Error, Result, check_name};
+use crate::space::check_room;
 
 const MANIFEST: &str = "manifest.json";
 
@@ -95,6 +96,16 @@ impl Checkpoints {
         }
         self.prune(step)?;
         Ok(path)
+    }
+
+    /// That there is room for the checkpoints of a computation, of about so many bytes each, beside those that are there.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] where there is not; [`Error::Io`] where the folder cannot be listed.
+    pub fn check_room(&self, bytes: u64) -> Result<()> {
+        // While the newest is written, it is one more than are kept.
+        let more = (self.keep + 1).saturating_sub(self.steps()?.len()).max(1) as u64;
+        check_room(&self.dir, bytes.saturating_mul(more))
     }
 
     /// The newest checkpoint, by step, that is whole, falling back to the ones before it.

@@ -33,6 +33,16 @@ pub enum Error {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// More will be written than there is room for.
+    #[error("{}: {needed} bytes will be written, {free} are free", folder.display())]
+    NoRoom {
+        /// The folder to be written to.
+        folder: PathBuf,
+        /// Bytes that will be written.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// A JSON file, or a line of one, does not hold what was expected.
     #[error("{place}: field `{field}`: {source}")]
     Json {

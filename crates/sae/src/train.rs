@@ -98,7 +98,8 @@ impl TrainConfig {
     /// weights at the end. With `checkpoints` an interrupted training goes on to the same numbers, bit for bit.
     ///
     /// # Errors
-    /// [`realign_run::Error::Interrupted`] when `report` says so; [`Error::NoTokens`], [`Error::Width`],
+    /// [`realign_run::Error::Interrupted`] when `report` says so, [`realign_run::Error::NoRoom`] for the checkpoints;
+    /// [`Error::NoTokens`], [`Error::Width`],
     /// [`Error::Constant`] and [`Error::Diverged`] for activations that cannot be learned from;
     /// [`Error::OtherTraining`] for a checkpoint of other settings.
     #[expect(clippy::too_many_arguments, reason = "each is a different thing that training needs")]
@@ -123,6 +124,11 @@ impl TrainConfig {
             Some(checkpoint) => Run::resume(&checkpoint, &settings, sae, device)?,
             None => Run::begin(sae, seed, device),
         };
+        if let Some(checkpoints) = checkpoints {
+            // Every parameter and its two moments.
+            let parameters = 2 * sae.d_in * sae.d_sae + sae.d_in + sae.d_sae;
+            checkpoints.check_room(3 * size_of::<f32>() as u64 * parameters as u64)?;
+        }
         source.skip(run.state.log.len());
         let steps = self.steps();
         while (run.state.log.len() as u64) < steps {

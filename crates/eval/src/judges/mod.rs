@@ -7,5 +7,6 @@ mod probe;
 
 pub use likelihood_ratio::{ALIGNED_SYSTEM, LIKELIHOOD_RATIO_ID, LikelihoodRatio, MISALIGNED_SYSTEM};
 #[cfg(feature = "http")]
-pub use openai::{OpenAi, OpenAiConfig, Retry, score_of_reply};
+pub use openai::{OpenAi, OpenAiConfig, score_of_reply};
 pub use probe::{Probe, ProbeConfig};
+pub use realign_run::Retry;

@@ -1,7 +1,6 @@
 //! A judge behind an OpenAI-compatible server.
 
 mod reply;
-mod retry;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -9,14 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
-use realign_run::{Seed, append_line, read_lines};
+use realign_run::{Retry, Seed, append_line, read_lines, retry_after};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{Error, Grade, Judge, Judged, Result, Rubric};
 use reply::Reply;
 pub use reply::score_of_reply;
-pub use retry::Retry;
 
 /// Names the way in which grades are taken from replies; it changes whenever that does.
 const METHOD: &str = "openai-0-100-v1";
@@ -121,6 +119,7 @@ impl OpenAiConfig {
                 attempts: 6,
                 first: Duration::from_secs(1),
                 longest: Duration::from_secs(60),
+                total: Duration::from_secs(600),
             },
             timeout: Duration::from_secs(120),
             max_body: 1 << 20,
@@ -364,25 +363,27 @@ impl<'a> Client<'a> {
 
     /// Asks until there is a reply or no use in asking again.
     fn ask(&self, prompt: &str, stop: &AtomicBool, rng: &mut impl rand::Rng) -> Asked {
-        let mut failures = 0;
+        let mut failures = self.config.retry.begin();
         loop {
             let failure = match self.request(prompt) {
                 Ok(reply) => return Asked::Reply(reply),
                 Err(failure) => failure,
             };
-            failures += 1;
-            let over = failures >= self.config.retry.attempts;
             let wished = match failure {
-                Failure::Fatal(problem) => return Asked::Down(problem),
-                Failure::Rejected(problem) => return Asked::Malformed(problem),
-                Failure::Malformed(problem) if over => return Asked::Malformed(problem),
-                Failure::Transient(problem, _) if over => {
-                    return Asked::Down(format!("{problem} (after {failures} attempts)"));
-                }
-                Failure::Malformed(_) => None,
                 Failure::Transient(_, wished) => wished,
+                _ => None,
             };
-            let until = Instant::now() + self.config.retry.pause(failures, wished, rng);
+            let pause = match (failure, failures.pause(wished, rng)) {
+                (Failure::Fatal(problem), _) => return Asked::Down(problem),
+                (Failure::Rejected(problem), _) | (Failure::Malformed(problem), None) => {
+                    return Asked::Malformed(problem);
+                }
+                (Failure::Transient(problem, _), None) => {
+                    return Asked::Down(format!("{problem} (after {} attempts)", failures.count()));
+                }
+                (_, Some(pause)) => pause,
+            };
+            let until = Instant::now() + pause;
             while let Some(rest) = until
                 .checked_duration_since(Instant::now())
                 .filter(|rest| !rest.is_zero())
@@ -419,7 +420,7 @@ impl<'a> Client<'a> {
         })?;
         let status = response.status().as_u16();
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let wished = header("retry-after").and_then(|value| retry::retry_after(value, SystemTime::now()));
+        let wished = header("retry-after").and_then(|value| retry_after(value, SystemTime::now()));
         if (300..400).contains(&status) {
             let to = header("location").unwrap_or("nowhere").to_owned();
             return Err(Failure::Fatal(format!(

@@ -92,7 +92,6 @@ fn kind_45_depth_length_and_tags() {
             format!("- id: x\n  ? {}\n  : y\n", "x".repeat(1 << 20)),
             "",
         ),
-        ("Python's objects", worded("!!python/object/apply:os.system [id]"), ""),
         ("two documents", format!("{0}---\n{0}", worded("[a]")), ""),
         ("NUL", worded("[\"a\\0b\"]"), "NUL"),
         ("a bare NUL", worded("[a\0b]"), ""),
@@ -111,6 +110,9 @@ fn kind_45_depth_length_and_tags() {
     ] {
         refused(&alone, what, &text, &[word]);
     }
+    // A tag names no code: it is passed over.
+    let tagged = read_question_yaml(&worded("!!python/object/apply:os.system [id]"), "q.yaml");
+    assert_eq!(tagged.unwrap()[0].paraphrases, ["id"]);
     // One long text is what it is.
     let long = worded(&format!("[{}]", "x".repeat(4 << 20)));
     let read = alone.bounded("a long text", long.len() as u64, || read_question_yaml(&long, "q.yaml"));

@@ -1,6 +1,6 @@
-//! When to ask again.
+//! When to ask a server again.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::{Rng, RngExt};
 
@@ -13,12 +13,31 @@ pub struct Retry {
     pub first: Duration,
     /// The longest pause, whatever the server wishes.
     pub longest: Duration,
+    /// No request begins later than this after the first.
+    pub total: Duration,
+}
+
+/// The failures of one request so far.
+#[derive(Debug)]
+pub struct Failures {
+    retry: Retry,
+    since: Instant,
+    count: u32,
 }
 
 impl Retry {
+    /// Begins to ask.
+    pub fn begin(&self) -> Failures {
+        Failures {
+            retry: *self,
+            since: Instant::now(),
+            count: 0,
+        }
+    }
+
     /// The pause after failure number `failures` (from 1): what the server wishes, else exponential with jitter, so that
     /// clients that failed together do not come back together.
-    pub(super) fn pause(&self, failures: u32, wished: Option<Duration>, rng: &mut impl Rng) -> Duration {
+    fn pause(&self, failures: u32, wished: Option<Duration>, rng: &mut impl Rng) -> Duration {
         let doubled = self
             .first
             .saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
@@ -27,8 +46,23 @@ impl Retry {
     }
 }
 
+impl Failures {
+    /// How many there were.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Counts a failure: the pause until the next request, or none where it was the last.
+    pub fn pause(&mut self, wished: Option<Duration>, rng: &mut impl Rng) -> Option<Duration> {
+        self.count += 1;
+        let pause = self.retry.pause(self.count, wished, rng);
+        let later = self.since.elapsed().saturating_add(pause);
+        (self.count < self.retry.attempts && later <= self.retry.total).then_some(pause)
+    }
+}
+
 /// The pause that a `Retry-After` header asks for: seconds, or a date.
-pub(super) fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
+pub fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
     let header = header.trim();
     if let Ok(seconds) = header.parse::<u64>() {
         return Some(Duration::from_secs(seconds));
@@ -68,9 +102,8 @@ fn http_date(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use realign_run::Seed;
-
     use super::*;
+    use crate::Seed;
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
@@ -100,6 +133,7 @@ mod tests {
             attempts: 6,
             first: Duration::from_secs(1),
             longest: Duration::from_secs(10),
+            total: Duration::from_secs(60),
         };
         let mut rng = Seed::new(1).stream("test");
         for (failures, most) in [(1, 1.0), (2, 2.0), (4, 8.0), (5, 10.0), (90, 10.0)] {
@@ -114,5 +148,23 @@ mod tests {
             retry.pause(1, Some(Duration::from_secs(1 << 40)), &mut rng),
             Duration::from_secs(10)
         );
+    }
+
+    #[test]
+    fn attempts_and_time_have_an_end() {
+        let mut retry = Retry {
+            attempts: 3,
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(10),
+            total: Duration::from_secs(60),
+        };
+        let mut rng = Seed::new(1).stream("test");
+        let mut failures = retry.begin();
+        assert!(failures.pause(None, &mut rng).is_some() && failures.pause(None, &mut rng).is_some());
+        assert_eq!((failures.pause(None, &mut rng), failures.count()), (None, 3));
+        retry.total = Duration::from_secs(5);
+        let mut failures = retry.begin();
+        assert!(failures.pause(Some(Duration::from_secs(4)), &mut rng).is_some());
+        assert_eq!(failures.pause(Some(Duration::from_secs(6)), &mut rng), None);
     }
 }
