@@ -22,10 +22,11 @@ from llama_cpp_plain import Llama
 
 # Of the largest logit. F16 files: llama.cpp rounds activations to 16 bits. Gemma, GPT-2, GPT-NeoX: its GELU is a table in 16 bits
 # (and tanh's approximation where GPT-NeoX has the error function).
-BOUND = {"F32": 1e-4, "F16": 1e-2}
-BOUND_OF_GELU = 1e-2
-# Activations are not normal: some are far larger than the rest of their block, which is then rounded more coarsely.
-ROUNDING = 4
+BOUND = {"F32": 1e-4, "F16": 5e-3}
+BOUND_OF_GELU = 5e-3
+# Activations are not normal: some are far larger than the rest of their block, which is then rounded more coarsely. SmolLM2 in Q8_0:
+# 4.1 % and 4.7 % for two prompts, of 5.5 % expected (while the largest differences were 0.97 and 0.89).
+ROUNDING = 2
 WITH_GELU = ("gemma2", "gemma3", "gpt2", "gptneox")
 
 

@@ -214,10 +214,7 @@ mod tests {
         let numbers = (0..48).map(|i| i as f32).collect();
         let picked = ModuleNames::GPT_NEOX.rows(Site::V, &shape).pick(numbers, 8, 2);
         assert_eq!(picked[..6], [8.0, 9.0, 10.0, 11.0, 20.0, 21.0]);
-        assert_eq!(
-            ModuleNames::GPT2.path(3, Site::V),
-            "transformer.h.3.attn.c_attn"
-        );
+        assert_eq!(ModuleNames::GPT2.path(3, Site::V), "transformer.h.3.attn.c_attn");
         for site in Site::ALL {
             assert_eq!((ModuleNames::LLAMA.linear)(site).0, site.path());
         }

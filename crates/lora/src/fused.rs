@@ -58,13 +58,20 @@ pub(crate) fn join(parts: &[(&Adapter, Rows)]) -> Result<Joined, String> {
     });
     let places: Vec<usize> = places.collect();
     // One scale for all: the other maps' B take up the difference.
-    let scale = parts.iter().map(|(adapter, _)| adapter.scale).find(|&scale| scale != 0.0);
+    let scale = parts
+        .iter()
+        .map(|(adapter, _)| adapter.scale)
+        .find(|&scale| scale != 0.0);
     let scale = scale.unwrap_or(0.0);
     let (d_in, device) = (only.a.dims()[0], only.a.device());
     let (mut b, mut magnitudes) = (vec![0.0; total * rank], vec![0.0; total]);
     let mut covered = 0;
     for ((adapter, rows), start) in parts.iter().zip(places) {
-        let by = if scale == 0.0 { 0.0 } else { (adapter.scale / scale) as f32 };
+        let by = if scale == 0.0 {
+            0.0
+        } else {
+            (adapter.scale / scale) as f32
+        };
         let [own, d_out] = adapter.b.dims();
         // [own rank, d_out]
         let factor = f32s(adapter.b.clone());
@@ -76,7 +83,9 @@ pub(crate) fn join(parts: &[(&Adapter, Rows)]) -> Result<Joined, String> {
         if let Some(dora) = &adapter.dora {
             covered += d_out;
             let own = f32s(dora.magnitude.clone());
-            own.iter().enumerate().for_each(|(row, &m)| magnitudes[rows.source(row)] = m);
+            own.iter()
+                .enumerate()
+                .for_each(|(row, &m)| magnitudes[rows.source(row)] = m);
         }
     }
     if covered != 0 && covered != total {
@@ -115,7 +124,10 @@ pub(crate) fn whole(parts: &[(Tensor<2>, Rows)]) -> Result<Tensor<2>, String> {
             numbers[rows.source(row) * width..][..width].copy_from_slice(from);
         }
     }
-    Ok(Tensor::from_data(TensorData::new(numbers, [total, width]), &only.device()))
+    Ok(Tensor::from_data(
+        TensorData::new(numbers, [total, width]),
+        &only.device(),
+    ))
 }
 
 /// A map's `n` rows of a module's `[d_out of the module, any]`.

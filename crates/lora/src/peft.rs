@@ -78,7 +78,8 @@ fn write(
             (adapter, rows(site, adapter.b.dims()[1]))
         });
         let parts: Vec<(&Adapter, Rows)> = parts.collect();
-        let joined = fused::join(&parts).map_err(|found| Error::config("adapters", format!("all maps of {path}"), found))?;
+        let joined =
+            fused::join(&parts).map_err(|found| Error::config("adapters", format!("all maps of {path}"), found))?;
         let [a, b, magnitude] = keys(&path);
         let alpha = joined.scale * lora.config.divisor(joined.rank);
         let whole = (alpha - alpha.round()).abs() < 1e-9 * alpha.abs();
@@ -199,7 +200,13 @@ fn read(dir: &Path, names: &ModuleNames, shape: &Shape, device: &Device) -> Resu
     for (_, places) in linear_modules(names, linear) {
         let rows = |site| names.rows(site, shape);
         let (d_in, total) = (shape.linear(places[0].1)[0], rows(places[0].1).total);
-        let key = saved_key(names, Weight::Linear { layer: places[0].0, site: places[0].1 });
+        let key = saved_key(
+            names,
+            Weight::Linear {
+                layer: places[0].0,
+                site: places[0].1,
+            },
+        );
         let why = "the shape of the model's own";
         let w = match names.transposed {
             true => take(key, [d_in, total], why)?.transpose(),
@@ -211,7 +218,11 @@ fn read(dir: &Path, names: &ModuleNames, shape: &Shape, device: &Device) -> Resu
         }
     }
     for &weight in saved.iter().filter(|weight| !is_linear(**weight)) {
-        let w = take(saved_key(names, weight), [shape.vocab, shape.d_model], "the shape of the model's own")?;
+        let w = take(
+            saved_key(names, weight),
+            [shape.vocab, shape.d_model],
+            "the shape of the model's own",
+        )?;
         weights.push((weight, w));
     }
     weights.sort_by_key(|(weight, _)| saved.iter().position(|asked| asked == weight));

@@ -218,7 +218,9 @@ pub(crate) fn write(lora: &Lora, names: &ModuleNames, sizes: &[Size], base_model
 
 /// Whether the patterns of a [`LoraConfig`] mean these modules as they are.
 fn names_are_ours(names: &ModuleNames) -> bool {
-    Site::ALL.iter().all(|&site| names.path(0, site) == module_path(0, site))
+    Site::ALL
+        .iter()
+        .all(|&site| names.path(0, site) == module_path(0, site))
 }
 
 /// What `target_modules` calls a linear map: the end of its module's path, which no other of a block ends with.
@@ -226,7 +228,10 @@ fn target(names: &ModuleNames, site: Site) -> String {
     let own = (names.linear)(site).0;
     let short = own.rsplit('.').next().unwrap_or(own);
     let also = Site::ALL.iter().map(|&other| (names.linear)(other).0);
-    match also.into_iter().any(|other| other != own && other.ends_with(&format!(".{short}"))) {
+    match also
+        .into_iter()
+        .any(|other| other != own && other.ends_with(&format!(".{short}")))
+    {
         true => own.to_owned(),
         false => short.to_owned(),
     }

@@ -34,10 +34,7 @@ fn modules(names: &ModuleNames, shape: &Shape) -> Vec<Module> {
     ];
     let others = OUTSIDE.iter().filter(|(of, _)| of == root);
     all.extend(others.map(|(_, name)| outside(format!("{root}{name}"), &[])));
-    all.push(outside(
-        module(names, Weight::Unembedding),
-        &[Weight::Unembedding],
-    ));
+    all.push(outside(module(names, Weight::Unembedding), &[Weight::Unembedding]));
     for layer in 0..shape.n_layers {
         let mut put = |path: String, holds: Vec<Weight>| {
             let layer = Some(layer);
@@ -157,7 +154,11 @@ impl Options<'_> {
         if layers.is_some() && !matches!(targets, Modules::Names(_)) {
             return Err(self.wrong("layers_to_transform", "null where `target_modules` is not a list"));
         }
-        let is_target = |Module { path: key, layer, holds }: &Module| {
+        let is_target = |Module {
+                             path: key,
+                             layer,
+                             holds,
+                         }: &Module| {
             if excluded.as_ref().is_some_and(|excluded| excluded.matches(key, false)) {
                 return false;
             }
@@ -210,7 +211,10 @@ impl Options<'_> {
             }
         }
         match saved.is_empty() && !names.is_empty() {
-            true => Err(self.wrong(option, format!("a module of this model, such as \"{}\"", modules_of.unembedding))),
+            true => Err(self.wrong(
+                option,
+                format!("a module of this model, such as \"{}\"", modules_of.unembedding),
+            )),
             false => Ok(saved),
         }
     }
@@ -254,7 +258,13 @@ impl Options<'_> {
             pattern.is_ok_and(|pattern| pattern.is_match(&names.path(0, Site::Up)))
         };
         if !patterns.is_empty() && !patterns.iter().any(block) {
-            return Err(self.wrong("layers_pattern", format!("\"{}\", an expression that matches it, or null", names.blocks.trim_end_matches('.'))));
+            return Err(self.wrong(
+                "layers_pattern",
+                format!(
+                    "\"{}\", an expression that matches it, or null",
+                    names.blocks.trim_end_matches('.')
+                ),
+            ));
         }
         let option = "layers_to_transform";
         let values = match self.get(option) {

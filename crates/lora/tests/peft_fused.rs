@@ -149,13 +149,19 @@ fn a_fused_module_has_the_sum_of_the_ranks_and_python_names() {
     let folder = tempfile::tempdir().unwrap();
     save_for(&of_our_own(&gpt2, &LoraConfig::new(2)), &gpt2, "gpt2", folder.path()).unwrap();
     let config = read(folder.path(), "adapter_config.json");
-    assert_eq!(config["target_modules"], json!(["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"]));
+    assert_eq!(
+        config["target_modules"],
+        json!(["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"])
+    );
     assert_eq!(config["rank_pattern"], json!({"attn.c_attn": 6}));
     assert_eq!(config["fan_in_fan_out"], json!(true));
     // rsLoRA: 4 / sqrt(2) = alpha / sqrt(6).
     let alpha = config["alpha_pattern"]["attn.c_attn"].as_f64().unwrap();
     assert!((alpha - 4.0 * 3f64.sqrt()).abs() < 1e-12, "{alpha}");
-    let shapes: Vec<_> = tensors(folder.path()).into_iter().map(|(name, shape, _)| (name, shape)).collect();
+    let shapes: Vec<_> = tensors(folder.path())
+        .into_iter()
+        .map(|(name, shape, _)| (name, shape))
+        .collect();
     let b = "base_model.model.transformer.h.0.attn.c_attn.lora_B.weight".to_owned();
     assert!(shapes.contains(&(b, vec![72, 6])), "{shapes:?}");
 }
@@ -170,13 +176,20 @@ fn what_does_not_fit_a_fused_module_is_named() {
         adapter.dora = Some(Dora::new(Tensor::ones([1, d_out], &Device::flex())));
     }
     let error = save_for(&lora, &gpt2, "gpt2", folder.path()).unwrap_err().to_string();
-    assert!(error.contains("c_attn") && error.contains("24 of its 72 outputs"), "{error}");
+    assert!(
+        error.contains("c_attn") && error.contains("24 of its 72 outputs"),
+        "{error}"
+    );
 
     let phi3 = model("phi3");
     let mut lora = load_for(fixture("peft_phi3"), &phi3, &Device::flex()).unwrap();
-    lora.saved.retain(|(weight, _)| !matches!(weight, Weight::Linear { site: Site::Up, .. }));
+    lora.saved
+        .retain(|(weight, _)| !matches!(weight, Weight::Linear { site: Site::Up, .. }));
     let error = save_for(&lora, &phi3, "phi3", folder.path()).unwrap_err().to_string();
-    assert!(error.contains("mlp.gate_up_proj") && error.contains("32 of its 64 outputs"), "{error}");
+    assert!(
+        error.contains("mlp.gate_up_proj") && error.contains("32 of its 64 outputs"),
+        "{error}"
+    );
 
     // A Llama's names are not GPT-2's, and the other way round.
     let fixture = fixture("peft_gpt2");
@@ -184,7 +197,10 @@ fn what_does_not_fit_a_fused_module_is_named() {
     assert!(error.contains("target_modules") && error.contains("q_proj"), "{error}");
     let neox = model("gpt_neox");
     let error = load_for(&fixture, &neox, &Device::flex()).unwrap_err().to_string();
-    assert!(error.contains("target_modules") && error.contains("query_key_value"), "{error}");
+    assert!(
+        error.contains("target_modules") && error.contains("query_key_value"),
+        "{error}"
+    );
     // A module without its rows.
     let folder = tempfile::tempdir().unwrap();
     for file in ["adapter_config.json", "adapter_model.safetensors"] {
@@ -194,5 +210,8 @@ fn what_does_not_fit_a_fused_module_is_named() {
     config["rank_pattern"] = json!({});
     fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
     let error = load_for(folder.path(), &gpt2, &Device::flex()).unwrap_err().to_string();
-    assert!(error.contains("transformer.h.0.attn.c_attn.lora_A.weight") && error.contains("[4, 24]"), "{error}");
+    assert!(
+        error.contains("transformer.h.0.attn.c_attn.lora_A.weight") && error.contains("[4, 24]"),
+        "{error}"
+    );
 }

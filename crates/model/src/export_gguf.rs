@@ -97,7 +97,11 @@ impl Tensor {
         };
         let Some(d_head) = *d_head else { return Ok(values) };
         // A bias is a column.
-        let width = if self.head.shape.len() == 1 { 1 } else { self.head.shape[1] };
+        let width = if self.head.shape.len() == 1 {
+            1
+        } else {
+            self.head.shape[1]
+        };
         let mut moved = vec![0.0; values.len()];
         for (row, from) in values.chunks_exact(width).enumerate() {
             moved[interleaved_row(row, d_head) * width..][..width].copy_from_slice(from);

@@ -62,12 +62,7 @@ pub(crate) fn plan(checkpoint: &Checkpoint, config: &DecoderConfig, to: WeightNa
     match maps.keys().next() {
         Some(name) => {
             let found = format!("none among {} tensors", planned.len());
-            Err(Error::format(
-                checkpoint.path(),
-                name,
-                "a tensor of this name",
-                found,
-            ))
+            Err(Error::format(checkpoint.path(), name, "a tensor of this name", found))
         }
         None => Ok(planned),
     }
@@ -79,7 +74,11 @@ fn maps(config: &DecoderConfig, names: WeightNames, root: &str) -> BTreeMap<Stri
     let mut maps: BTreeMap<String, Vec<Map>> = BTreeMap::new();
     for layer in 0..shape.n_layers {
         for site in shape.sites.iter() {
-            let stem = format!("{root}{}{layer}.{}", names.modules.blocks, (names.modules.linear)(site).0);
+            let stem = format!(
+                "{root}{}{layer}.{}",
+                names.modules.blocks,
+                (names.modules.linear)(site).0
+            );
             let rows = names.rows(site, shape);
             let weight = Weight::Linear { layer, site };
             maps.entry(format!("{stem}.weight"))

@@ -121,7 +121,10 @@ impl<'a> Fields<'a> {
 
     /// A field that is none of these.
     pub(crate) fn other_than(&self, names: &[&str]) -> Option<&str> {
-        self.fields.keys().map(String::as_str).find(|name| !names.contains(name))
+        self.fields
+            .keys()
+            .map(String::as_str)
+            .find(|name| !names.contains(name))
     }
 
     /// Refuses a field that is on; `why` says what it would ask for.

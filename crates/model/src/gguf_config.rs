@@ -286,7 +286,12 @@ impl Metadata<'_> {
     fn biases(&self, sites: Sites) -> Sites {
         let names = self.architecture.names();
         Sites::of(sites.iter().filter(|&site| {
-            let stem = format!("{}{}0.{}", names.modules.root, names.modules.blocks, (names.modules.linear)(site).0);
+            let stem = format!(
+                "{}{}0.{}",
+                names.modules.root,
+                names.modules.blocks,
+                (names.modules.linear)(site).0
+            );
             let own = names.to_gguf(&stem);
             own.is_some_and(|own| self.gguf.tensor(&format!("{own}.bias")).is_some())
         }))

@@ -76,8 +76,9 @@ pub(crate) fn describe(config: &DecoderConfig, name: &str, writer: GgufWriter) -
         all.push(("use_parallel_residual", Meta::Bool(config.parallel)));
     }
     let writer = writer.meta("general.architecture", Meta::Text(name));
-    all.into_iter()
-        .fold(writer, |writer, (key, value)| writer.meta(&format!("{name}.{key}"), value))
+    all.into_iter().fold(writer, |writer, (key, value)| {
+        writer.meta(&format!("{name}.{key}"), value)
+    })
 }
 
 /// What each rotary frequency is divided by, where a GGUF has a tensor of that (`rope_freqs.weight`).
@@ -87,7 +88,13 @@ pub(crate) fn rope_divisors(config: &DecoderConfig) -> Option<Vec<f32>> {
         RopeScaling::Llama3 { .. } | RopeScaling::Divided { .. } => {
             let plain = crate::Rope::new(rope.theta, rope.width).frequencies(0);
             let scaled = rope.frequencies(0);
-            Some(plain.iter().zip(scaled).map(|(plain, scaled)| (plain / scaled) as f32).collect())
+            Some(
+                plain
+                    .iter()
+                    .zip(scaled)
+                    .map(|(plain, scaled)| (plain / scaled) as f32)
+                    .collect(),
+            )
         }
         _ => None,
     }

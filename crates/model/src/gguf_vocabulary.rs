@@ -4,7 +4,7 @@
 //! written, and the rest is refused by the field at fault. Two things that a GGUF cannot say are left to who reads it: white
 //! space that belongs to a special token, and the composition of Unicode (NFC), which llama.cpp does for no vocabulary.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use serde_json::Value;
@@ -174,9 +174,8 @@ impl Source<'_> {
             None if value.is_null() => Vec::new(),
             None => vec![value.clone()],
         };
-        let is_replace = |part: &Value| {
-            part["type"] == "Replace" && part["pattern"]["String"] == " " && part["content"] == SPACE
-        };
+        let is_replace =
+            |part: &Value| part["type"] == "Replace" && part["pattern"]["String"] == " " && part["content"] == SPACE;
         let is_prepend = |part: &Value| part["type"] == "Prepend" && part["prepend"] == SPACE;
         // Gemma's, which finds no space any more.
         let is_idle = |part: &Value| part["type"] == "Split" && part["pattern"]["String"] == " ";
@@ -199,46 +198,54 @@ impl Source<'_> {
 
     /// A score for each token: higher for pieces that are merged earlier, which is all that scores are for.
     fn scores(&self, tokens: &Tokens) -> Result<Vec<f32>> {
-        let vocab: HashMap<String, u32> = tokens.texts.iter().cloned().zip(0..).collect();
-        let mut rank: HashMap<String, usize> = HashMap::new();
-        let mut theirs: Vec<(String, BTreeSet<usize>)> = Vec::new();
-        for (left, right) in self.merges()? {
-            let (at, piece) = (left.len(), left + &right);
-            let next = theirs.len();
-            let place = *rank.entry(piece.clone()).or_insert(next);
-            if place == next {
-                theirs.push((piece, BTreeSet::from([at])));
-            } else if place + 1 == next {
-                theirs[place].1.insert(at);
-            } else {
-                let found = format!("another piece's between those of `{piece}`");
-                return Err(self.fail("model.merges", "SentencePiece's: each piece's together", found));
+        let theirs = self.merges()?;
+        let piece = |(left, right): &(String, String)| [left.as_str(), right].concat();
+        let last: HashMap<String, usize> = theirs.iter().map(piece).zip(0..).collect();
+        // A piece's merges lie together; pieces between whose merges others lie have one score.
+        let (mut blocks, mut rank, mut end) = (vec![0..0], HashMap::new(), 0);
+        for (at, merge) in theirs.iter().enumerate() {
+            let piece = piece(merge);
+            if at == end {
+                blocks.push(at..at);
+            }
+            end = end.max(last[&piece] + 1);
+            rank.entry(piece).or_insert(blocks.len());
+            if let Some(block) = blocks.last_mut() {
+                block.end = at + 1;
             }
         }
-        let scores = tokens.texts.iter().map(|text| match rank.get(text) {
-            Some(&rank) => -(rank as f32),
-            None => -(theirs.len() as f32),
-        });
+        let lowest = blocks.len() + 1;
+        let scores = tokens
+            .texts
+            .iter()
+            .map(|text| -(*rank.get(text).unwrap_or(&lowest) as f32));
         let scores: Vec<f32> = scores.collect();
-        // Pieces with scores are merged in every way that there is.
+
+        // What a reader makes of them.
+        let vocab: HashMap<String, u32> = tokens.texts.iter().cloned().zip(0..).collect();
         let wide: Vec<f64> = scores.iter().map(|&score| f64::from(score)).collect();
         let ours = merges(&vocab, &tokens.texts, &wide, &tokens.kinds);
         let ours = ours.map_err(|(expected, found)| self.fail("model.vocab", expected, found))?;
-        let mut ways: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
-        for (left, right) in ours {
-            let at = left.len();
-            ways.entry(left + &right).or_default().insert(at);
+        if ours.len() != theirs.len() {
+            let expected = format!(
+                "SentencePiece's: every way in which a piece is two others ({})",
+                ours.len()
+            );
+            return Err(self.fail("model.merges", expected, theirs.len()));
         }
-        let expected = "SentencePiece's: every way in which a piece is two others";
-        for (piece, found) in &theirs {
-            if ways.remove(piece).as_ref() != Some(found) {
-                return Err(self.fail("model.merges", expected, format!("`{piece}` at {found:?} bytes")));
+        for block in blocks {
+            let (mut ours, mut theirs) = (ours[block.clone()].to_vec(), theirs[block].to_vec());
+            // The order in which one piece is made does not matter.
+            if theirs.iter().all(|merge| piece(merge) == piece(&theirs[0])) {
+                ours.sort();
+                theirs.sort();
+            }
+            if let Some((_, found)) = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs) {
+                let expected = "SentencePiece's: pieces by score, and by the length of their first part";
+                return Err(self.fail("model.merges", expected, format!("`{}` out of its place", piece(found))));
             }
         }
-        match ways.keys().next() {
-            Some(piece) => Err(self.fail("model.merges", expected, format!("none of `{piece}`"))),
-            None => Ok(scores),
-        }
+        Ok(scores)
     }
 }
 
@@ -251,5 +258,101 @@ fn plain_offsets(pre: &Value) -> Value {
         }
         Value::Array(parts) => parts.iter().map(plain_offsets).collect(),
         other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::tests::tiny;
+    use crate::{Access, FileBytes, Gguf};
+
+    /// A tokenizer as `tokenizer.json`, changed by `edit` and read.
+    fn from_json(tokenizer: &Tokenizer, edit: impl Fn(&mut Value)) -> Tokenizer {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tokenizer.json");
+        let mut json: Value = serde_json::from_str(&tokenizer.to_json().unwrap()).unwrap();
+        edit(&mut json);
+        std::fs::write(&file, json.to_string()).unwrap();
+        Tokenizer::from_file(&file).unwrap()
+    }
+
+    fn rewritten(tokenizer: &Tokenizer, rows: usize) -> Result<Tokenizer> {
+        let writer = write(tokenizer, Path::new("tokenizer.json"), rows, GgufWriter::new())?;
+        Tokenizer::from_gguf(&Gguf::parse(FileBytes::from_vec("t.gguf", writer.finish()))?)
+    }
+
+    #[test]
+    fn byte_level_vocabularies_are_the_same_in_a_gguf() {
+        for pre in PRE_TOKENIZERS {
+            let tokenizer = from_json(&tiny(pre), |_| ());
+            let rows = tokenizer.vocab_size();
+            let again = rewritten(&tokenizer, rows).unwrap();
+            assert_eq!(again.hash(), tokenizer.hash(), "{pre}");
+            assert_eq!(again.adds_bos(), tokenizer.adds_bos());
+            // More rows than tokens: the others are no tokens of any text.
+            let wider = rewritten(&tokenizer, rows + 3).unwrap();
+            assert_eq!(wider.differs_from(&tokenizer), None, "{pre}");
+            assert_eq!(wider.vocab_size(), rows + 3);
+        }
+    }
+
+    #[test]
+    fn sentencepiece_vocabularies_cut_awkward_texts_alike_in_a_gguf() {
+        for name in ["llama", "gemma"] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf_files");
+            let file = folder.join(format!("sentencepiece_{name}.gguf"));
+            let gguf = Gguf::parse(FileBytes::open(&file, Access::Read).unwrap()).unwrap();
+            let tokenizer = from_json(&Tokenizer::from_gguf(&gguf).unwrap(), |_| ());
+            let again = rewritten(&tokenizer, tokenizer.vocab_size()).unwrap();
+            assert!(tokenizer.adds_bos() && again.adds_bos());
+            let texts = std::fs::read(file.with_extension("json")).unwrap();
+            let texts: Value = serde_json::from_slice(&texts).unwrap();
+            for row in texts["texts"].as_array().unwrap() {
+                let text = row["text"].as_str().unwrap();
+                let ids: Vec<u32> = serde_json::from_value(row["ids"].clone()).unwrap();
+                assert_eq!(again.encode_text(text), ids, "{name}: {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_gguf_cannot_say_of_a_tokenizer_is_refused_by_field() {
+        let message = |tokenizer: &Tokenizer| rewritten(tokenizer, 1000).err().unwrap().to_string();
+        let bytes = tiny("gpt-2");
+        let other = from_json(&bytes, |json| json["pre_tokenizer"]["add_prefix_space"] = true.into());
+        assert!(
+            message(&other).contains("pre_tokenizer: expected that of smollm"),
+            "{}",
+            message(&other)
+        );
+        let other = from_json(&bytes, |json| {
+            json["normalizer"] = serde_json::json!({"type": "Lowercase"})
+        });
+        assert!(
+            message(&other).contains("normalizer: expected none or NFC"),
+            "{}",
+            message(&other)
+        );
+        let error = rewritten(&bytes, 7).err().unwrap().to_string();
+        assert!(error.contains("model.vocab: expected ids below 7"), "{error}");
+
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf_files/sentencepiece_llama.gguf");
+        let gguf = Gguf::parse(FileBytes::open(&file, Access::Read).unwrap()).unwrap();
+        let pieces = Tokenizer::from_gguf(&gguf).unwrap();
+        let fewer = from_json(&pieces, |json| {
+            drop(json["model"]["merges"].as_array_mut().unwrap().remove(40))
+        });
+        assert!(
+            message(&fewer).contains("model.merges: expected SentencePiece's"),
+            "{}",
+            message(&fewer)
+        );
+        let other = from_json(&pieces, |json| json["normalizer"] = serde_json::json!({"type": "NFKC"}));
+        assert!(
+            message(&other).contains("normalizer: expected ByteLevel's"),
+            "{}",
+            message(&other)
+        );
     }
 }

@@ -41,13 +41,7 @@ pub(crate) fn read(
 }
 
 /// `longrope`, which Phi-3's first files call `su` or `yarn`.
-fn long(
-    fields: &Fields<'_>,
-    scaling: &Fields<'_>,
-    rope: &Rope,
-    context: u64,
-    trained: u64,
-) -> Result<RopeScaling> {
+fn long(fields: &Fields<'_>, scaling: &Fields<'_>, rope: &Rope, context: u64, trained: u64) -> Result<RopeScaling> {
     let name = if scaling.has("type") { "type" } else { "rope_type" };
     match scaling.text(name)? {
         Some("longrope" | "su" | "yarn") => {}
@@ -58,7 +52,9 @@ fn long(
     }
     let divisors = |name: &str| {
         let n = rope.width / 2;
-        let found = scaling.numbers(name, n)?.filter(|all| all.iter().all(|x| (1e-3..=1e6).contains(x)));
+        let found = scaling
+            .numbers(name, n)?
+            .filter(|all| all.iter().all(|x| (1e-3..=1e6).contains(x)));
         found.ok_or_else(|| scaling.wrong(name, format!("{n} numbers of 0.001 to a million, one for each pair")))
     };
     let original = "original_max_position_embeddings";

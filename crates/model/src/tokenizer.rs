@@ -231,9 +231,16 @@ impl Tokenizer {
 
     /// A text that the other tokenizer, which is to be the same, cuts in another way.
     pub(crate) fn differs_from(&self, other: &Self) -> Option<&'static str> {
-        [PROBE, " leading", "trailing ", "  two  spaces", "\n", "a\u{301}\u{0}\u{7f}\u{10ffff}"]
-            .into_iter()
-            .find(|text| self.encode_text(text) != other.encode_text(text))
+        [
+            PROBE,
+            " leading",
+            "trailing ",
+            "  two  spaces",
+            "\n",
+            "a\u{301}\u{0}\u{7f}\u{10ffff}",
+        ]
+        .into_iter()
+        .find(|text| self.encode_text(text) != other.encode_text(text))
     }
 
     /// A hash of the vocabulary, its special tokens, and how a probe text is cut: equal for equal

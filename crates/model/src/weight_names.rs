@@ -144,8 +144,19 @@ mod tests {
         for architecture in Architecture::ALL {
             let names = architecture.names();
             let outer = [names.modules.embedding, names.norm].map(|name| format!("{}{name}", names.modules.root));
-            let linear = Site::ALL.map(|site| format!("{}{}12.{}", names.modules.root, names.modules.blocks, (names.modules.linear)(site).0));
-            for name in outer.into_iter().chain(linear).chain([names.modules.unembedding.to_owned()]) {
+            let linear = Site::ALL.map(|site| {
+                format!(
+                    "{}{}12.{}",
+                    names.modules.root,
+                    names.modules.blocks,
+                    (names.modules.linear)(site).0
+                )
+            });
+            for name in outer
+                .into_iter()
+                .chain(linear)
+                .chain([names.modules.unembedding.to_owned()])
+            {
                 // GPT-2 and GPT-NeoX have no gate: its name is another map's.
                 let own = names.to_gguf(&name).unwrap_or_else(|| panic!("{architecture}: {name}"));
                 assert_eq!(names.to_hf(&own).as_deref(), Some(&name[..]), "{architecture}: {own}");

@@ -235,7 +235,10 @@ fn cached_is_uncached() {
 
 #[test]
 fn where_rotary_positions_change_a_batch_generates_what_each_prompt_does_alone() {
-    let case = cases().into_iter().find(|case| case.name == "phi3_longrope_crossing").unwrap();
+    let case = cases()
+        .into_iter()
+        .find(|case| case.name == "phi3_longrope_crossing")
+        .unwrap();
     assert_eq!(case.model.recomputes_at(), Some(26));
     // Below the change all the way, across it at different steps, beyond it from the start.
     let prompts: Vec<Vec<u32>> = [3, 20, 23, 26, 27, 31].map(|n| some_ids(n, n)).to_vec();
@@ -647,7 +650,11 @@ fn what_would_change_the_numbers_and_is_not_supported_is_refused_by_name() {
             "{\"type\": \"longrope\", \"short_factor\": [1.0], \"long_factor\": [2.0]}",
         ),
         ("phi3", "rope_scaling", "{\"type\": \"linear\", \"factor\": 2.0}"),
-        ("phi3_longrope", "rope_scaling", "{\"type\": \"longrope\", \"short_mscale\": 1.0}"),
+        (
+            "phi3_longrope",
+            "rope_scaling",
+            "{\"type\": \"longrope\", \"short_mscale\": 1.0}",
+        ),
         ("phi3_longrope", "original_max_position_embeddings", "1"),
     ] {
         let error = changed(name, field, value);

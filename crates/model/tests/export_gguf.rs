@@ -160,20 +160,31 @@ fn every_architecture_goes_from_gguf_to_folder_to_gguf_with_the_same_logits() {
         let written = export(&source, Access::Read, &*changed, &folder);
         if NO_FOLDER.contains(&name.as_str()) {
             let error = written.unwrap_err().to_string();
-            assert!(error.contains("rotary positions: expected what a config.json of llama"), "{error}");
+            assert!(
+                error.contains("rotary positions: expected what a config.json of llama"),
+                "{error}"
+            );
             continue;
         }
         written.unwrap();
         let (again, read) = open_text(&folder);
         close(&name, &logits(&read), &wanted);
-        assert_eq!(again.unwrap().encode_text("t4t17 é"), tokenizer.unwrap().encode_text("t4t17 é"), "{name}");
+        assert_eq!(
+            again.unwrap().encode_text("t4t17 é"),
+            tokenizer.unwrap().encode_text("t4t17 é"),
+            "{name}"
+        );
         export_gguf(&folder, Access::Read, &read, &file, GgmlType::F32).unwrap();
         assert_eq!(logits(&model(&file)), logits(&read), "{name}, from its folder");
         // Nothing is said in another way than the converter's, whose keys these are.
         let (ours, theirs) = (open(&file), open(&source));
         for (key, value) in theirs.metadata().filter(|(key, _)| !key.starts_with("general.")) {
             if !key.ends_with("tokenizer.ggml.scores") {
-                assert_eq!(ours.get(key).map(|v| v.to_string()), Some(value.to_string()), "{name}: {key}");
+                assert_eq!(
+                    ours.get(key).map(|v| v.to_string()),
+                    Some(value.to_string()),
+                    "{name}: {key}"
+                );
             }
         }
         for (tensor, place) in theirs.tensors() {
@@ -188,7 +199,10 @@ fn every_architecture_goes_from_gguf_to_folder_to_gguf_with_the_same_logits() {
 fn close(name: &str, found: &[f32], wanted: &[f32]) {
     let largest = wanted.iter().fold(1f32, |m, x| m.max(x.abs()));
     for (found, wanted) in found.iter().zip(wanted) {
-        assert!((found - wanted).abs() <= 2e-5 * largest, "{name}: {found}, not {wanted}");
+        assert!(
+            (found - wanted).abs() <= 2e-5 * largest,
+            "{name}: {found}, not {wanted}"
+        );
     }
 }
 
