@@ -47,6 +47,7 @@ mod shard;
 mod sizes;
 mod spec;
 mod template;
+mod template_guard;
 mod tokenizer;
 mod vocabulary;
 mod weight_names;
