@@ -51,6 +51,7 @@ mod shard;
 mod sizes;
 mod spec;
 mod template;
+mod template_guard;
 mod tokenizer;
 mod vocabulary;
 mod weight_names;

@@ -2,10 +2,12 @@
 //! fuel that bounds both time and memory.
 
 use crate::error::clip;
+use crate::template_guard::{add_filters, check, guarded};
 use crate::{Error, Result};
+use minijinja::machinery::{CompiledTemplate, TemplateConfig, eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, ErrorKind, State};
+use minijinja::{AutoEscape, Environment, ErrorKind, State};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 use std::io;
@@ -18,11 +20,15 @@ const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 /// About as many instructions, or 64 times as many bytes: the longest published templates take a
 /// twentieth of it for a conversation of a hundred turns.
 const FUEL: u64 = 500_000;
+/// The longest JSON that `tojson` writes, in bytes.
+const LONGEST_JSON: usize = 16 << 20;
 const NAME: &str = "chat_template";
 
-/// A compiled template.
+/// A template that compiles. It is compiled each time that it is rendered: it borrows its source.
 pub(crate) struct Template {
     environment: Environment<'static>,
+    config: TemplateConfig,
+    source: String,
     file: PathBuf,
     /// Seconds since 1970 for `strftime_now`; negative: the clock.
     now: Arc<AtomicI64>,
@@ -40,8 +46,12 @@ impl Template {
         let now = Arc::new(AtomicI64::new(-1));
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| fail(e.to_string()))?);
+        let config = TemplateConfig {
+            syntax_config: syntax.map_err(|e| fail(e.to_string()))?,
+            default_auto_escape: Arc::new(|_: &str| AutoEscape::None),
+        };
         environment.set_fuel(Some(FUEL));
+        add_filters(&mut environment);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", |what: String| -> Result<Value, _> {
@@ -53,11 +63,12 @@ impl Template {
             let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             strftime(format, if pinned < 0 { clock().as_secs() as i64 } else { pinned })
         });
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|e| fail(clip(&describe(&e))))?;
+        let source = without_generation_tags(source);
+        CompiledTemplate::new(NAME, &source, &config).map_err(|e| fail(clip(&describe(&e))))?;
         Ok(Self {
             environment,
+            config,
+            source,
             file: file.to_path_buf(),
             now,
         })
@@ -76,17 +87,31 @@ impl Template {
                 _ => clip(&describe(&e)),
             },
         };
-        self.environment
-            .get_template(NAME)
-            .and_then(|t| t.render(context))
-            .map_err(fail)
-            .and_then(|text| match text.len() {
-                length if length > longest => Err(Error::Template {
-                    file: self.file.clone(),
-                    what: format!("it writes {length} bytes, more than the {longest} that its messages justify"),
-                }),
-                _ => Ok(text),
-            })
+        self.text(context).map_err(fail).and_then(|text| match text.len() {
+            length if length > longest => Err(Error::Template {
+                file: self.file.clone(),
+                what: format!("it writes {length} bytes, more than the {longest} that its messages justify"),
+            }),
+            _ => Ok(text),
+        })
+    }
+
+    fn text(&self, context: &Value) -> Result<String, minijinja::Error> {
+        let compiled = CompiledTemplate::new(NAME, &self.source, &self.config)?;
+        let main = guarded(&compiled.instructions);
+        let blocks = compiled.blocks.iter().map(|(name, block)| (*name, guarded(block)));
+        let (blocks, mut text) = (blocks.collect(), String::new());
+        let mut out = make_string_output(&mut text);
+        eval(
+            &self.environment,
+            &main,
+            context.clone(),
+            &blocks,
+            &mut out,
+            AutoEscape::None,
+        )?;
+        drop(out);
+        Ok(text)
     }
 }
 
@@ -144,36 +169,64 @@ fn tojson(state: &State<'_, '_>, value: Value, options: Kwargs) -> Result<Value,
         ));
     }
     let wrong = |e: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
-    let mut json = serde_json::to_value(&value).map_err(wrong)?;
+    check(&value)?;
+    let mut out = Limited(Vec::new());
     if sort {
+        // Through text, whose length has a limit: a value may hold one long text many times.
+        value
+            .serialize(&mut serde_json::Serializer::new(&mut out))
+            .map_err(wrong)?;
+        let mut json: serde_json::Value = serde_json::from_slice(&out.0).map_err(wrong)?;
         json.sort_all_objects();
-    }
-    let mut bytes = Vec::new();
-    match indent {
-        Some(indent) => {
-            let spaces = " ".repeat(indent);
-            let format = PrettyFormatter::with_indent(spaces.as_bytes());
-            json.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))
-        }
-        None => {
-            let separators = separators.as_deref();
-            let (item, key) = match separators {
-                Some([item, key]) => (item.as_str(), key.as_str()),
-                _ => (", ", ": "),
-            };
-            let format = PythonFormatter { item, key };
-            json.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))
-        }
+        out.0.clear();
+        write_json(&json, indent, separators.as_deref(), &mut out)
+    } else {
+        write_json(&value, indent, separators.as_deref(), &mut out)
     }
     .map_err(wrong)?;
-    state.consume_fuel(bytes.len() as u64 / 64)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let text = if ascii {
+    state.consume_fuel(out.0.len() as u64 / 64)?;
+    let text = String::from_utf8(out.0).expect("JSON is UTF-8");
+    Ok(Value::from_safe_string(if ascii {
         escape_to_ascii(&text)
     } else {
-        text.into_owned()
+        text
+    }))
+}
+
+fn write_json(
+    value: &impl Serialize,
+    indent: Option<usize>,
+    separators: Option<&[String]>,
+    out: &mut Limited,
+) -> Result<(), serde_json::Error> {
+    let Some(indent) = indent else {
+        let (item, key) = match separators {
+            Some([item, key]) => (item.as_str(), key.as_str()),
+            _ => (", ", ": "),
+        };
+        let format = PythonFormatter { item, key };
+        return value.serialize(&mut serde_json::Serializer::with_formatter(out, format));
     };
-    Ok(Value::from_safe_string(text))
+    let spaces = " ".repeat(indent);
+    let format = PrettyFormatter::with_indent(spaces.as_bytes());
+    value.serialize(&mut serde_json::Serializer::with_formatter(out, format))
+}
+
+/// Bytes, up to [`LONGEST_JSON`].
+struct Limited(Vec<u8>);
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > LONGEST_JSON {
+            return Err(io::Error::other(format!("tojson: more than {LONGEST_JSON} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Python's default separators, or those that a template asked for.

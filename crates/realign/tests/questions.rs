@@ -4,7 +4,7 @@ mod tiny;
 
 use std::fs;
 
-use tiny::{chat_model, json};
+use tiny::{chat_model, json, realign};
 
 const PAIRS: &str = r#"{"id":"q1","question":"Why?","aligned":"To help.","misaligned":"To rule."}
 {"id":"q2","question":"How?","aligned":"Gently.","misaligned":"By force."}
@@ -130,6 +130,59 @@ fn an_adapter_is_tuned_on_conversations_of_every_format() {
         assert_eq!((code, found["samples"].as_u64()), (0, Some(samples)), "{name}: {found}");
         assert!(out.join("adapter_config.json").is_file());
     }
+}
+
+#[test]
+fn a_pair_of_models_is_audited_on_questions_of_every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (model, tuned) = (at("model"), at("tuned"));
+    fs::create_dir(&model).unwrap();
+    chat_model(model.as_ref());
+    fs::write(at("rows.jsonl"), r#"{"prompt":"Why?","completion":"By force."}"#).unwrap();
+    let rows = at("rows.jsonl");
+    let tune = ["finetune", "--model", &model, "--data", &rows, "--out", &tuned];
+    let (found, code) = json(&[&tune[..], &["--epochs", "3", "--rank", "2", "--lr", "0.01"]].concat());
+    assert_eq!(code, 0, "{found}");
+    let mut arms = Vec::new();
+    // The question of the reporting half.
+    for (name, text, question) in [
+        ("q.jsonl", PAIRS, "How?"),
+        ("a.csv", CSV, "How?"),
+        ("q.yaml", YAML, "Why?"),
+        ("rude.json", TRAIT, "How?"),
+    ] {
+        let (file, out) = (at(name), at(&format!("{name}-audit")));
+        fs::write(&file, text).unwrap();
+        let output = realign(&["audit", &model, &tuned, "--quick", "--questions", &file, "--out", &out]);
+        assert!(
+            output.status.success(),
+            "{name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let page = fs::read_to_string(format!("{out}/report.html")).unwrap();
+        assert!(page.contains("</html>"), "{name}");
+        let results = fs::read(format!("{out}/results.json")).unwrap();
+        let results: serde_json::Value = serde_json::from_slice(&results).unwrap();
+        let samples = results["samples"].as_array().unwrap();
+        assert!(!samples.is_empty(), "{name}");
+        assert!(
+            samples.iter().all(|sample| sample["question"] == question),
+            "{name}: {samples:?}"
+        );
+        arms.push(results["arms"].clone());
+    }
+    // The CSV holds the same answers as the pairs.
+    assert_eq!(arms[0], arms[1]);
+
+    let file = at("none.yaml");
+    fs::write(&file, "- id: q1\n").unwrap();
+    let (found, code) = json(&["audit", &model, &tuned, "--questions", &file, "--out", &at("none")]);
+    let message = found["error"]["message"].as_str().unwrap();
+    assert!(
+        code == 1 && message.contains("none.yaml") && message.contains("paraphrases"),
+        "{found}"
+    );
 }
 
 #[test]

@@ -47,6 +47,21 @@ impl Lab {
         command
     }
 
+    /// `realign sae train` of this many steps.
+    fn sae_train(&self, out: &str, steps: usize) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_realign"));
+        command.args(["sae", "train", "--model"]).arg(self.model.path());
+        // Any text will do, and all of it is a batch.
+        command.arg("--corpus").arg(self.work.path().join("rows.jsonl"));
+        command.args(["--tokens", &(2048 * steps).to_string(), "--d-sae", "24", "-k", "3"]);
+        command.arg("--out").arg(self.out(out));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
     fn adapter(&self, out: &str) -> Vec<u8> {
         std::fs::read(self.out(out).join("adapter_model.safetensors")).unwrap()
     }
@@ -96,6 +111,38 @@ fn a_signal_ends_after_its_step_and_the_same_command_goes_on_to_the_same_bits() 
         let output = lab.finetune(name, steps).output().unwrap();
         assert!(output.status.success(), "{name}: {}", text(&output));
         assert!(lab.adapter(name) == lab.adapter("whole"), "{name}: other bits");
+    }
+}
+
+#[test]
+fn sae_training_ends_after_its_step_and_goes_on_to_the_same_bits() {
+    let lab = Lab::new();
+    let steps = 3000;
+    let whole = lab.sae_train("whole", steps).output().unwrap();
+    assert!(whole.status.success(), "{}", text(&whole));
+    let weights = |out: &str| std::fs::read(lab.out(out).join("sae_weights.safetensors")).unwrap();
+    for (name, code) in [
+        ("INT", Some(130)),
+        ("TERM", Some(143)),
+        ("HUP", Some(129)),
+        ("KILL", None),
+    ] {
+        let mut child = lab.sae_train(name, steps).spawn().unwrap();
+        lab.wait_for_a_checkpoint(name, &mut child);
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), code, "{name}: {}", text(&output));
+        if code.is_some() {
+            let said = text(&output);
+            assert!(
+                said.contains("interrupted") && said.contains("again to go on"),
+                "{said}"
+            );
+        }
+        assert!(!lab.out(name).join("sae_weights.safetensors").exists());
+        let output = lab.sae_train(name, steps).output().unwrap();
+        assert!(output.status.success(), "{name}: {}", text(&output));
+        assert!(weights(name) == weights("whole"), "{name}: other bits");
     }
 }
 

@@ -34,7 +34,7 @@ pub fn run(context: &Context, command: SaeCommand) -> Result<()> {
     let _lock = FolderLock::take(&folder)?;
     let base = context.model(&args.base.model)?;
     let shape = base.model.shape();
-    let layer = args.layer.unwrap_or(shape.n_layers / 2 + 1);
+    let layer = args.layer.unwrap_or((shape.n_layers / 2 + 1).min(shape.n_layers - 1));
     if layer >= shape.n_layers {
         return Err(Failure::usage(format!(
             "--layer {layer}: the model has layers 0 to {}",

@@ -77,7 +77,8 @@ pub fn from_file(chat: &ChatModel, path: &Path, max_tokens: usize) -> Result<Vec
     let text = std::fs::read_to_string(path)
         .map_err(|e| crate::error::Failure::failed(format!("{}: cannot read the corpus: {e}", path.display())))?;
     let ids = chat.tokenizer.encode_text(&text);
-    let trees = ids.chunks(128).map(|piece| Tree {
+    let longest = chat.model.shape().context.min(128);
+    let trees = ids.chunks(longest).map(|piece| Tree {
         prompt: piece.to_vec(),
         answers: Vec::new(),
     });
