@@ -1,9 +1,10 @@
 //! Special bodies on CubeCL, which is wgpu and CUDA: top-k, and the sparse products, whose work is what a code's active latents
 //! need and not what all latents would.
 
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Cube, TensorMetadata};
-use burn::tensor::{DType, Shape};
+use burn::backend::{Cube, TensorMetadata, get_device_settings};
+use burn::tensor::{DType, IntDType, Shape};
 use burn_cubecl::cubecl::{self, calculate_cube_count_elemwise, prelude::*};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
@@ -12,9 +13,32 @@ use burn_cubecl::tensor::CubeTensor;
 use crate::{TensorOps, ops};
 
 impl TensorOps for Cube {
-    /// CubeCL's own kernel: burn asks of it that of equal numbers the lower column comes first.
+    /// Not CubeCL's own kernel: of equal numbers it takes any.
     fn top_k(x: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
-        ops::own_top_k::<Self>(x, k)
+        let ([rows, n], settings) = (x.shape().dims(), get_device_settings::<Self>(&x.device()));
+        if x.dtype() != DType::F32 || settings.int_dtype != IntDType::I32 || rows * k == 0 || k > MOST_PASSES {
+            return ops::sorted_top_k::<Self>(x, k);
+        }
+        let nan = Self::float_is_nan(x.clone(), settings.bool_dtype);
+        let x = into_contiguous(Self::float_mask_fill(x, nan, f32::NEG_INFINITY.into()));
+        let values = empty(&x, [rows, k], DType::F32);
+        let columns = empty(&x, [rows, k], DType::I32);
+        let client = x.client.clone();
+        // WGSL allows 65,535 cubes along an axis.
+        let across = rows.min(1 << 15);
+        let cubes = CubeCount::Static(across as u32, rows.div_ceil(across) as u32, 1);
+        largest_of_rows::launch(
+            &client,
+            cubes,
+            CubeDim::new_1d(UNITS as u32),
+            x.into_tensor_arg(),
+            values.clone().into_tensor_arg(),
+            columns.clone().into_tensor_arg(),
+            rows,
+            n,
+            k,
+        );
+        (values, columns)
     }
 
     fn sparse_decode(
@@ -27,7 +51,7 @@ impl TensorOps for Cube {
             return ops::decoded::<Self>(values, indices, w_dec);
         }
         let [values, indices, w_dec] = [values, indices, w_dec].map(into_contiguous);
-        let out = empty(&w_dec, [tokens, d]);
+        let out = empty(&w_dec, [tokens, d], DType::F32);
         let (client, count, dim) = units(&out);
         decode::launch(
             &client,
@@ -53,7 +77,7 @@ impl TensorOps for Cube {
             return ops::grad_values::<Self>(grad, indices, w_dec);
         }
         let [grad, indices, w_dec] = [grad, indices, w_dec].map(into_contiguous);
-        let out = empty(&grad, [tokens, k]);
+        let out = empty(&grad, [tokens, k], DType::F32);
         let (client, count, dim) = units(&out);
         grad_values::launch(
             &client,
@@ -81,7 +105,7 @@ impl TensorOps for Cube {
         }
         let (starts, order) = ops::by_latent::<Self>(indices, d_sae);
         let [grad, values, starts, order] = [grad, values, starts, order].map(into_contiguous);
-        let out = empty(&grad, [d_sae, d]);
+        let out = empty(&grad, [d_sae, d], DType::F32);
         let (client, count, dim) = units(&out);
         grad_w_dec::launch(
             &client,
@@ -99,13 +123,19 @@ impl TensorOps for Cube {
     }
 }
 
+/// Units of a cube that look through a row together.
+const UNITS: usize = 256;
+
+/// A pass over a row finds one number: for more of them the host sorts.
+const MOST_PASSES: usize = 256;
+
 /// The kernels know f32 numbers and i32 indices.
 fn are_known(floats: &[&CubeTensor], indices: &CubeTensor) -> bool {
     floats.iter().all(|tensor| tensor.dtype() == DType::F32) && indices.dtype() == DType::I32
 }
 
-fn empty(like: &CubeTensor, shape: [usize; 2]) -> CubeTensor {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), DType::F32)
+fn empty(like: &CubeTensor, shape: [usize; 2], dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), dtype)
 }
 
 /// One unit for each number of `out`.
@@ -114,6 +144,66 @@ fn units(out: &CubeTensor) -> (Client, CubeCount, CubeDim) {
     let dim = CubeDim::new(&client, numbers);
     let count = calculate_cube_count_elemwise(&client, numbers, dim);
     (client, count, dim)
+}
+
+/// The `k` largest of each row, one cube a row, one pass over it a number: the largest of those that come after the last one
+/// found, where of equal numbers the lower column comes first.
+#[cube(launch)]
+fn largest_of_rows(
+    x: &Tensor<f32>,
+    values: &mut Tensor<f32>,
+    columns: &mut Tensor<i32>,
+    rows: usize,
+    n: usize,
+    k: usize,
+) {
+    let row = CUBE_POS;
+    if row >= rows {
+        terminate!();
+    }
+    let unit = UNIT_POS as usize;
+    // `n` stands for none.
+    let mut best = Shared::<[f32]>::new_slice(UNITS);
+    let mut places = Shared::<[u32]>::new_slice(UNITS);
+    let mut last = 0.0f32;
+    let mut last_at = n;
+    for j in 0..k {
+        let mut value = 0.0f32;
+        let mut at = n;
+        let mut column = unit;
+        while column < n {
+            let found = x[row * n + column];
+            let after = j == 0 || found < last || (found == last && column > last_at);
+            if after && (at == n || found > value) {
+                value = found;
+                at = column;
+            }
+            column += UNITS;
+        }
+        best[unit] = value;
+        places[unit] = at as u32;
+        sync_cube();
+        let mut half = UNITS / 2;
+        while half > 0 {
+            if unit < half {
+                let (found, other) = (best[unit + half], places[unit + half] as usize);
+                let (own, own_at) = (best[unit], places[unit] as usize);
+                if other < n && (own_at == n || found > own || (found == own && other < own_at)) {
+                    best[unit] = found;
+                    places[unit] = other as u32;
+                }
+            }
+            sync_cube();
+            half /= 2;
+        }
+        last = best[0];
+        last_at = places[0] as usize;
+        if unit == 0 {
+            values[row * k + j] = last;
+            columns[row * k + j] = last_at as i32;
+        }
+        sync_cube();
+    }
 }
 
 /// `out[t, c] = Σ_j values[t, j] · w[indices[t, j], c]`.

@@ -150,25 +150,7 @@ pub trait TensorOps: Backend {
     ///
     /// This sorts the rows on the host: burn's sort promises no order of equal numbers.
     fn top_k(x: FloatTensor<Self>, k: usize) -> (FloatTensor<Self>, IntTensor<Self>) {
-        let ([rows, n], device, dtype) = (x.shape().dims(), x.device(), x.dtype());
-        let x = read_sync(Self::float_into_data(x)).expect("top_k: the rows can be read");
-        let x: Vec<f32> = x.iter().collect();
-        let (mut values, mut columns) = (Vec::with_capacity(rows * k), Vec::with_capacity(rows * k));
-        for row in 0..rows {
-            let row: Vec<f32> = x[row * n..][..n]
-                .iter()
-                .map(|x| if x.is_nan() { f32::NEG_INFINITY } else { *x })
-                .collect();
-            let mut order: Vec<usize> = (0..n).collect();
-            order.sort_by(|&i, &j| row[j].partial_cmp(&row[i]).unwrap_or(Ordering::Equal));
-            values.extend(order[..k].iter().map(|&column| row[column]));
-            columns.extend(order[..k].iter().map(|&column| column as i64));
-        }
-        let int = burn::backend::get_device_settings::<Self>(&device).int_dtype;
-        (
-            Self::float_from_data(TensorData::new(values, [rows, k]).convert_dtype(dtype), &device),
-            Self::int_from_data(TensorData::new(columns, [rows, k]).convert_dtype(int.into()), &device),
-        )
+        sorted_top_k::<Self>(x, k)
     }
 
     /// The `k` largest of each row of `x w_encᵀ + b_enc`: `x [token, d_in]`, `w_enc [d_sae, d_in]`, `b_enc [d_sae]`.
@@ -321,11 +303,27 @@ pub trait TensorOps: Backend {
     }
 }
 
-/// The backend's own kernel, where it has one.
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-pub(crate) fn own_top_k<B: Backend>(x: FloatTensor<B>, k: usize) -> (FloatTensor<B>, IntTensor<B>) {
-    let dtype = burn::backend::get_device_settings::<B>(&x.device()).int_dtype;
-    B::float_topk_with_indices(x, 1, k, dtype)
+/// The reference body of [`TensorOps::top_k`].
+pub(crate) fn sorted_top_k<B: Backend>(x: FloatTensor<B>, k: usize) -> (FloatTensor<B>, IntTensor<B>) {
+    let ([rows, n], device, dtype) = (x.shape().dims(), x.device(), x.dtype());
+    let x = read_sync(B::float_into_data(x)).expect("top_k: the rows can be read");
+    let x: Vec<f32> = x.iter().collect();
+    let (mut values, mut columns) = (Vec::with_capacity(rows * k), Vec::with_capacity(rows * k));
+    for row in 0..rows {
+        let row: Vec<f32> = x[row * n..][..n]
+            .iter()
+            .map(|x| if x.is_nan() { f32::NEG_INFINITY } else { *x })
+            .collect();
+        let mut order: Vec<usize> = (0..n).collect();
+        order.sort_by(|&i, &j| row[j].partial_cmp(&row[i]).unwrap_or(Ordering::Equal));
+        values.extend(order[..k].iter().map(|&column| row[column]));
+        columns.extend(order[..k].iter().map(|&column| column as i64));
+    }
+    let int = burn::backend::get_device_settings::<B>(&device).int_dtype;
+    (
+        B::float_from_data(TensorData::new(values, [rows, k]).convert_dtype(dtype), &device),
+        B::int_from_data(TensorData::new(columns, [rows, k]).convert_dtype(int.into()), &device),
+    )
 }
 
 fn inverse_rms<B: Backend>(x: FloatTensor<B>, eps: f64) -> FloatTensor<B> {

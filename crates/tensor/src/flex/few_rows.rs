@@ -230,8 +230,8 @@ fn tile<W: Wide, const R: usize, const C: usize, const A: usize>(
     let whole = k / LANES;
     let mut sums = [[[wide.splat(0.0); C]; R]; A];
     for step in 0..whole / A {
-        for a in 0..A {
-            add(wide, x_rows, w_rows, step * A + a, &mut sums[a]);
+        for (a, sums) in sums.iter_mut().enumerate() {
+            add(wide, x_rows, w_rows, step * A + a, sums);
         }
     }
     for i in whole / A * A..whole {
@@ -251,8 +251,8 @@ fn tile<W: Wide, const R: usize, const C: usize, const A: usize>(
             let four = [sums[0], sums[1.min(C - 1)], sums[2.min(C - 1)], sums[3.min(C - 1)]];
             totals.copy_from_slice(&wide.sums(four));
         } else {
-            for c in 0..C {
-                totals[c] = wide.sum(sums[0][r][c]);
+            for (total, sum) in totals.iter_mut().zip(sums[0][r]) {
+                *total = wide.sum(sum);
             }
         }
         for c in 0..C {
