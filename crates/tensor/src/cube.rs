@@ -126,6 +126,9 @@ impl TensorOps for Cube {
 /// Units of a cube that look through a row together.
 const UNITS: usize = 256;
 
+/// Halvings of them until one is left.
+const LEVELS: usize = UNITS.ilog2() as usize;
+
 /// A pass over a row finds one number: for more of them the host sorts.
 const MOST_PASSES: usize = 256;
 
@@ -170,21 +173,23 @@ fn largest_of_rows(
     for j in 0..k {
         let mut value = 0.0f32;
         let mut at = n;
-        let mut column = unit;
-        while column < n {
-            let found = x[row * n + column];
-            let after = j == 0 || found < last || (found == last && column > last_at);
-            if after && (at == n || found > value) {
-                value = found;
-                at = column;
+        for step in 0..n.div_ceil(UNITS) {
+            let column = step * UNITS + unit;
+            if column < n {
+                let found = x[row * n + column];
+                let after = j == 0 || found < last || (found == last && column > last_at);
+                if after && (at == n || found > value) {
+                    value = found;
+                    at = column;
+                }
             }
-            column += UNITS;
         }
         best[unit] = value;
         places[unit] = at as u32;
         sync_cube();
-        let mut half = UNITS / 2;
-        while half > 0 {
+        #[unroll]
+        for level in 0..LEVELS {
+            let half = comptime!(UNITS >> (level + 1));
             if unit < half {
                 let (found, other) = (best[unit + half], places[unit + half] as usize);
                 let (own, own_at) = (best[unit], places[unit] as usize);
@@ -194,7 +199,6 @@ fn largest_of_rows(
                 }
             }
             sync_cube();
-            half /= 2;
         }
         last = best[0];
         last_at = places[0] as usize;
