@@ -31,6 +31,19 @@ import numpy  # noqa: E402
 
 if precision == "llama":
     import llama_cpp
+    import llama_cpp.llama_cpp as native
+
+    # Its kernels for AMX end in a segmentation fault (0.3.36, Q4_1), and for one token at a time they are not used.
+    processor = pathlib.Path("/proc/cpuinfo")
+    if processor.exists() and "amx_tile" in processor.read_text():
+        defaults = native.llama_model_default_params
+
+        def plain():
+            params = defaults()
+            params.use_extra_bufts = False
+            return params
+
+        native.llama_model_default_params = plain
 
     versions = {"llama-cpp-python": llama_cpp.__version__}
 else:

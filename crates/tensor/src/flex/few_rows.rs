@@ -20,8 +20,14 @@ const WIDE: usize = 4;
 /// Output columns of a task.
 const COLUMNS: usize = 64;
 
+/// Rows of `w` that [`one_row`] reads at a time.
+const AT_ONCE: usize = 8;
+
 /// `x [m, k] · w [k, n]`, both row-major.
 pub(super) fn product(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
+    if m == 1 {
+        return one_row(x, w, n);
+    }
     by_columns([m, n], |columns, out| {
         Arch::new().dispatch(Stripe {
             x,
@@ -31,6 +37,65 @@ pub(super) fn product(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
             out,
         });
     })
+}
+
+/// `x [k] · w [k, n]`. The weight comes from memory, which likes long runs: a task has as many columns as there are tasks for, and
+/// adds up whole runs of them, not registers.
+fn one_row(x: &[f32], w: &[f32], n: usize) -> Vec<f32> {
+    let mut out = vec![0.0; n];
+    let columns = n.div_ceil(rayon::current_num_threads()).next_multiple_of(LANES);
+    out.par_chunks_mut(columns).enumerate().for_each(|(task, out)| {
+        let first = task * columns;
+        with_wide(Runs { x, w, n, first, out });
+    });
+    out
+}
+
+/// Some columns of `x · w` for one row `x`.
+struct Runs<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    n: usize,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl Work for Runs<'_> {
+    #[inline(always)]
+    fn run<W: Wide>(self, wide: W) {
+        let Self { x, w, n, first, out } = self;
+        let columns = out.len();
+        let (sums, left) = out.as_chunks_mut::<LANES>();
+        let whole = x.len() / AT_ONCE * AT_ONCE;
+        for i in (0..whole).step_by(AT_ONCE) {
+            let (mut rows, mut by) = ([&w[..0]; AT_ONCE], [wide.splat(0.0); AT_ONCE]);
+            for r in 0..AT_ONCE {
+                rows[r] = &w[(i + r) * n + first..][..columns];
+                by[r] = wide.splat(x[i + r]);
+            }
+            let runs = rows.map(|row| row.as_chunks::<LANES>().0);
+            for (c, sums) in sums.iter_mut().enumerate() {
+                let mut sum = wide.load(sums);
+                for r in 0..AT_ONCE {
+                    sum = wide.mul_add(by[r], wide.load(&runs[r][c]), sum);
+                }
+                *sums = wide.store(sum);
+            }
+        }
+        for i in whole..x.len() {
+            let row = &w[i * n + first..][..columns];
+            let (runs, _) = row.as_chunks::<LANES>();
+            for (sums, run) in sums.iter_mut().zip(runs) {
+                *sums = wide.store(wide.mul_add(wide.splat(x[i]), wide.load(run), wide.load(sums)));
+            }
+        }
+        let from = first + columns - left.len();
+        for (c, sum) in left.iter_mut().enumerate() {
+            for (i, x) in x.iter().enumerate() {
+                *sum += x * w[i * n + from + c];
+            }
+        }
+    }
 }
 
 /// `x [m, k] · wᵀ` for `w [n, k]`, both row-major.
@@ -309,6 +374,7 @@ mod tests {
             [7, 96, 130],
             [32, 5, 3],
             [16, 576, 67],
+            [1, 43, 131],
         ] {
             let x: Vec<f32> = (0..m * k).map(|i| (i as f32 * 0.7).sin()).collect();
             let w: Vec<f32> = (0..k * n).map(|i| (i as f32 * 1.3).cos()).collect();
