@@ -202,7 +202,7 @@ impl Source<'_> {
         let piece = |(left, right): &(String, String)| [left.as_str(), right].concat();
         let last: HashMap<String, usize> = theirs.iter().map(piece).zip(0..).collect();
         // A piece's merges lie together; pieces between whose merges others lie have one score.
-        let (mut blocks, mut rank, mut end) = (vec![0..0], HashMap::new(), 0);
+        let (mut blocks, mut rank, mut end) = (vec![std::ops::Range::default()], HashMap::new(), 0);
         for (at, merge) in theirs.iter().enumerate() {
             let piece = piece(merge);
             if at == end {

@@ -59,7 +59,7 @@ fn long(fields: &Fields<'_>, scaling: &Fields<'_>, rope: &Rope, context: u64, tr
     };
     let original = "original_max_position_embeddings";
     let trained = match fields.whole(original)?.unwrap_or(trained) {
-        n if n < 2 || n > 1 << 28 => return Err(fields.wrong(original, "2 to 2^28")),
+        n if !(2..=1 << 28).contains(&n) => return Err(fields.wrong(original, "2 to 2^28")),
         n => n,
     };
     let factor = context as f64 / trained as f64;

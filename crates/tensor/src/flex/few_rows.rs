@@ -304,19 +304,19 @@ fn tile<W: Wide, const R: usize, const C: usize, const A: usize>(
     }
     let one = wide.splat(1.0);
     for r in 0..R {
-        for a in 1..A {
-            for c in 0..C {
-                sums[0][r][c] = wide.mul_add(one, sums[0][r][c], sums[a][r][c]);
+        let mut row = sums[0][r];
+        for more in &sums[1..] {
+            for (sum, more) in row.iter_mut().zip(more[r]) {
+                *sum = wide.mul_add(one, *sum, more);
             }
         }
         let mut totals = [0.0; C];
         if C == 4 {
             // `min` only for shorter tiles to compile.
-            let sums = sums[0][r];
-            let four = [sums[0], sums[1.min(C - 1)], sums[2.min(C - 1)], sums[3.min(C - 1)]];
+            let four = [row[0], row[1.min(C - 1)], row[2.min(C - 1)], row[3.min(C - 1)]];
             totals.copy_from_slice(&wide.sums(four));
         } else {
-            for (total, sum) in totals.iter_mut().zip(sums[0][r]) {
+            for (total, sum) in totals.iter_mut().zip(row) {
                 *total = wide.sum(sum);
             }
         }
