@@ -44,7 +44,8 @@ impl SaeConfig {
     /// [`Error::Config`] for sizes that make no SAE.
     pub fn check(&self) -> Result<()> {
         let Self { d_in, d_sae, k, .. } = *self;
-        if d_in == 0 || d_sae == 0 || k == 0 || k > d_sae || d_sae.checked_mul(d_in).is_none() {
+        let fits = |numbers| numbers <= isize::MAX as usize / size_of::<f32>();
+        if d_in == 0 || d_sae == 0 || k == 0 || k > d_sae || !d_sae.checked_mul(d_in).is_some_and(fits) {
             return Err(Error::Config { d_in, d_sae, k });
         }
         Ok(())
@@ -123,7 +124,14 @@ mod tests {
 
     #[test]
     fn sizes_that_make_no_sae_are_refused() {
-        for (d_in, d_sae, k) in [(0, 4, 1), (4, 0, 0), (4, 4, 0), (4, 4, 5), (usize::MAX, 2, 1)] {
+        for (d_in, d_sae, k) in [
+            (0, 4, 1),
+            (4, 0, 0),
+            (4, 4, 0),
+            (4, 4, 5),
+            (usize::MAX, 2, 1),
+            (1 << 31, 1 << 31, 1),
+        ] {
             assert!(SaeConfig::new(d_in, d_sae, k).check().is_err(), "{d_in} {d_sae} {k}");
         }
     }

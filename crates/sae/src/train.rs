@@ -116,6 +116,12 @@ impl TrainConfig {
         self.check()?;
         sae.check()?;
         let settings = self.settings(sae, at, seed);
+        if let Some(checkpoints) = checkpoints {
+            // Every parameter and its two moments.
+            let weights = (sae.d_in as u64).saturating_mul(sae.d_sae as u64).saturating_mul(2);
+            let parameters = weights.saturating_add(sae.d_in as u64).saturating_add(sae.d_sae as u64);
+            checkpoints.check_room(parameters.saturating_mul(3 * size_of::<f32>() as u64))?;
+        }
         let mut run = match checkpoints
             .map(Checkpoints::latest)
             .transpose()?
@@ -124,11 +130,6 @@ impl TrainConfig {
             Some(checkpoint) => Run::resume(&checkpoint, &settings, sae, device)?,
             None => Run::begin(sae, seed, device),
         };
-        if let Some(checkpoints) = checkpoints {
-            // Every parameter and its two moments.
-            let parameters = 2 * sae.d_in * sae.d_sae + sae.d_in + sae.d_sae;
-            checkpoints.check_room(3 * size_of::<f32>() as u64 * parameters as u64)?;
-        }
         source.skip(run.state.log.len());
         let steps = self.steps();
         while (run.state.log.len() as u64) < steps {

@@ -24,10 +24,10 @@ pub(super) fn encode_above(
     b: &FlexTensor,
     threshold: &FlexTensor,
 ) -> (FlexTensor, FlexTensor) {
-    let threshold = contiguous(threshold);
+    let (b, threshold) = (contiguous(b), contiguous(threshold));
     let mut rows = Vec::new();
     each_part(x, w, |_, pre| {
-        let mut part = rows_above(pre, slice(&contiguous(b)), |at| slice(&threshold)[at]);
+        let mut part = rows_above(pre, slice(&b), |at| slice(&threshold)[at]);
         part.par_iter_mut()
             .for_each(|row| row.sort_by(|(a, _), (b, _)| b.partial_cmp(a).unwrap_or(Ordering::Equal)));
         rows.append(&mut part);
