@@ -65,7 +65,9 @@ pub enum Error {
         has: &'static str,
     },
     /// Sizes that make no SAE.
-    #[error("an SAE with d_in = {d_in}, d_sae = {d_sae}, k = {k}: each must be at least 1, and k at most d_sae")]
+    #[error(
+        "an SAE with d_in = {d_in}, d_sae = {d_sae}, k = {k}: each must be at least 1, k at most d_sae, and d_in · d_sae numbers must be addressable"
+    )]
     Config {
         /// Width of the activation.
         d_in: usize,
