@@ -10,7 +10,6 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use tokenizers::AddedToken;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -19,6 +18,7 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::SplitDelimiterBehavior;
+use tokenizers::{AddedToken, Model as _};
 
 const MAX_JSON_BYTES: u64 = 64 << 20;
 const MAX_TOKEN_ID: u32 = 1 << 24;
@@ -121,6 +121,21 @@ pub(crate) fn from_file(path: &Path) -> Result<Built> {
             ));
         }
     };
+    // The library numbers tokens that the vocabulary lacks by how many there are, which in one with gaps may be another's id.
+    for (id, token) in inner.get_added_tokens_decoder() {
+        if let Some(other) = inner
+            .get_model()
+            .id_to_token(id)
+            .filter(|other| *other != token.content)
+        {
+            let field = format!("added_tokens.{}", token.content);
+            return Err(fail(
+                &field,
+                "an id of its own",
+                format!("{id}, which is `{other}` in the vocabulary"),
+            ));
+        }
+    }
     if std::panic::catch_unwind(AssertUnwindSafe(|| HARD.map(|text| inner.encode(text, false).is_ok()))).is_err() {
         let expected = "patterns that end within a bound of steps";
         return Err(fail(

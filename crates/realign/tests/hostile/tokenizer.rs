@@ -76,6 +76,13 @@ fn kind_27_tokens_that_cannot_be() {
     refused(&alone, "model.type", |json| {
         json["model"]["type"] = "NoSuchModel".into()
     });
+    // The library gives a special token that the vocabulary lacks an id that a letter has.
+    refused(&alone, "which is `u`", |json| {
+        json["model"]["vocab"]["u"] = 0.into();
+        let count = json["model"]["vocab"].as_object().unwrap().len();
+        json["model"]["vocab"]["u"] = count.into();
+        json["added_tokens"][1]["content"] = "<new>".into();
+    });
     // Ids with a gap: the embedding may have rows that no text uses.
     let gap = load(&alone, |json| json["model"]["vocab"]["u"] = 1000.into()).unwrap();
     assert_eq!((gap.vocab_size(), gap.token_text(500).as_str()), (1001, ""));

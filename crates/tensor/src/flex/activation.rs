@@ -1,10 +1,9 @@
 //! Activations and gated MLPs, element by element.
 
 use burn::backend::flex::FlexTensor;
-use rayon::prelude::*;
 
 use super::simd::{erf, exp, tanh, with_simd};
-use super::view::{contiguous, dims, float, slice};
+use super::view::{contiguous, dims, float, in_blocks, slice};
 use crate::Activation;
 use crate::activation::{GELU_CUBIC, ROOT_2_OVER_PI};
 
@@ -96,20 +95,17 @@ fn gated_by<F: Function>(gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
     let shape = dims::<2>(gate);
     let (gate, up) = (contiguous(gate), contiguous(up));
     let (gates, ups) = (slice::<f32>(&gate), slice::<f32>(&up));
-    let mut out = vec![0f32; gates.len()];
-    out.par_chunks_mut(BLOCK)
-        .zip(gates.par_chunks(BLOCK))
-        .zip(ups.par_chunks(BLOCK))
-        .for_each(|((out, g), u)| {
-            with_simd(
-                #[inline(always)]
-                || {
-                    for ((y, &g), &u) in out.iter_mut().zip(g).zip(u) {
-                        *y = F::value(g) * u;
-                    }
-                },
-            );
-        });
+    let [out] = in_blocks(gates.len(), BLOCK, |i, [out]| {
+        let (g, u) = (&gates[i * BLOCK..], &ups[i * BLOCK..]);
+        with_simd(
+            #[inline(always)]
+            || {
+                for ((y, &g), &u) in out.iter_mut().zip(g).zip(u) {
+                    *y = F::value(g) * u;
+                }
+            },
+        );
+    });
     float(out, &shape)
 }
 
@@ -117,25 +113,21 @@ fn gated_grad_by<F: Function>(gate: &FlexTensor, up: &FlexTensor, grad: &FlexTen
     let shape = dims::<2>(gate);
     let (gate, up, grad) = (contiguous(gate), contiguous(up), contiguous(grad));
     let (gates, ups, grads) = (slice::<f32>(&gate), slice::<f32>(&up), slice::<f32>(&grad));
-    let (mut to_gate, mut to_up) = (vec![0f32; gates.len()], vec![0f32; gates.len()]);
-    to_gate
-        .par_chunks_mut(BLOCK)
-        .zip(to_up.par_chunks_mut(BLOCK))
-        .zip(gates.par_chunks(BLOCK))
-        .zip(ups.par_chunks(BLOCK))
-        .zip(grads.par_chunks(BLOCK))
-        .for_each(|((((to_gate, to_up), g), u), d)| {
-            with_simd(
-                #[inline(always)]
-                || {
-                    for i in 0..g.len() {
-                        let (value, slope) = F::slope(g[i]);
-                        to_up[i] = d[i] * value;
-                        to_gate[i] = d[i] * u[i] * slope;
-                    }
-                },
-            );
-        });
+    let [to_gate, to_up] = in_blocks(gates.len(), BLOCK, |i, [to_gate, to_up]| {
+        let n = to_gate.len();
+        let [g, u, d] = [gates, ups, grads].map(|all| &all[i * BLOCK..][..n]);
+        with_simd(
+            #[inline(always)]
+            || {
+                let to_up = &mut to_up[..n];
+                for i in 0..n {
+                    let (value, slope) = F::slope(g[i]);
+                    to_up[i] = d[i] * value;
+                    to_gate[i] = d[i] * u[i] * slope;
+                }
+            },
+        );
+    });
     (float(to_gate, &shape), float(to_up, &shape))
 }
 
@@ -143,19 +135,17 @@ fn activate_by<F: Function>(x: &FlexTensor) -> FlexTensor {
     let shape = dims::<2>(x);
     let x = contiguous(x);
     let xs = slice::<f32>(&x);
-    let mut out = vec![0f32; xs.len()];
-    out.par_chunks_mut(BLOCK)
-        .zip(xs.par_chunks(BLOCK))
-        .for_each(|(out, x)| {
-            with_simd(
-                #[inline(always)]
-                || {
-                    for (y, &x) in out.iter_mut().zip(x) {
-                        *y = F::value(x);
-                    }
-                },
-            );
-        });
+    let [out] = in_blocks(xs.len(), BLOCK, |i, [out]| {
+        let x = &xs[i * BLOCK..];
+        with_simd(
+            #[inline(always)]
+            || {
+                for (y, &x) in out.iter_mut().zip(x) {
+                    *y = F::value(x);
+                }
+            },
+        );
+    });
     float(out, &shape)
 }
 
@@ -163,19 +153,16 @@ fn activate_grad_by<F: Function>(x: &FlexTensor, grad: &FlexTensor) -> FlexTenso
     let shape = dims::<2>(x);
     let (x, grad) = (contiguous(x), contiguous(grad));
     let (xs, grads) = (slice::<f32>(&x), slice::<f32>(&grad));
-    let mut out = vec![0f32; xs.len()];
-    out.par_chunks_mut(BLOCK)
-        .zip(xs.par_chunks(BLOCK))
-        .zip(grads.par_chunks(BLOCK))
-        .for_each(|((out, x), d)| {
-            with_simd(
-                #[inline(always)]
-                || {
-                    for ((y, &x), &d) in out.iter_mut().zip(x).zip(d) {
-                        *y = d * F::slope(x).1;
-                    }
-                },
-            );
-        });
+    let [out] = in_blocks(xs.len(), BLOCK, |i, [out]| {
+        let (x, d) = (&xs[i * BLOCK..], &grads[i * BLOCK..]);
+        with_simd(
+            #[inline(always)]
+            || {
+                for ((y, &x), &d) in out.iter_mut().zip(x).zip(d) {
+                    *y = d * F::slope(x).1;
+                }
+            },
+        );
+    });
     float(out, &shape)
 }

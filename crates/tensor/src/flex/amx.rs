@@ -4,6 +4,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 /// Rows of a tile, and its 32-bit lanes across.
@@ -67,7 +68,7 @@ static SHAPES: Shapes = {
 /// # Panics
 /// Where [`available`] is false, where `pairs` is no multiple of [`TILE`], or the rows of `x` are none of [`BLOCK`].
 #[allow(unsafe_code)]
-pub(super) fn stripe(x: &[u32], w: &[[u32; BLOCK]], n: usize, first: usize, out: &mut [f32]) {
+pub(super) fn stripe(x: &[u32], w: &[[u32; BLOCK]], n: usize, first: usize, out: &mut [MaybeUninit<f32>]) {
     let pairs = w.len();
     assert!(available(), "this machine has no tiles of bf16");
     assert!(pairs > 0 && pairs.is_multiple_of(TILE) && x.len().is_multiple_of(BLOCK * pairs));
@@ -79,7 +80,7 @@ pub(super) fn stripe(x: &[u32], w: &[[u32; BLOCK]], n: usize, first: usize, out:
         if rows == BLOCK && columns == BLOCK {
             block(x, w, &mut out[first..], n);
         } else {
-            let mut sums = [0.0; BLOCK * BLOCK];
+            let mut sums = [MaybeUninit::uninit(); BLOCK * BLOCK];
             block(x, w, &mut sums, BLOCK);
             for row in 0..rows {
                 out[row * n + first..][..columns].copy_from_slice(&sums[row * BLOCK..][..columns]);
@@ -93,7 +94,7 @@ pub(super) fn stripe(x: &[u32], w: &[[u32; BLOCK]], n: usize, first: usize, out:
 /// `x [BLOCK, pairs] · w [pairs, BLOCK]`, a row of the sums every `stride` numbers of `out`. [`stripe`] has set the tiles up.
 #[allow(unsafe_code)]
 #[inline]
-fn block(x: &[u32], w: &[[u32; BLOCK]], out: &mut [f32], stride: usize) {
+fn block(x: &[u32], w: &[[u32; BLOCK]], out: &mut [MaybeUninit<f32>], stride: usize) {
     let pairs = w.len();
     assert!(pairs > 0 && pairs.is_multiple_of(TILE) && x.len() == BLOCK * pairs);
     assert!(out.len() >= (BLOCK - 1) * stride + BLOCK);

@@ -9,6 +9,7 @@ use std::arch::x86_64::{
     _mm512_set1_epi32, _mm512_setzero_ps, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_unpackhi_epi32,
     _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
+use std::mem::MaybeUninit;
 
 use half::bf16;
 use rayon::prelude::*;
@@ -69,7 +70,7 @@ fn by_panels<const C: usize>(
     [m, d_out, d_in]: [usize; 3],
     transposed: bool,
     block: usize,
-    stripe: impl Fn(&[u32], &[[u32; C]], usize, usize, &mut [f32]) + Sync,
+    stripe: impl Fn(&[u32], &[[u32; C]], usize, usize, &mut [MaybeUninit<f32>]) + Sync,
 ) -> Vec<f32> {
     let (k, n) = if transposed { (d_out, d_in) } else { (d_in, d_out) };
     let pairs = k.div_ceil(2).next_multiple_of(LANES);
@@ -80,7 +81,8 @@ fn by_panels<const C: usize>(
         // SAFETY: `available` has shown that the machine has what the function is compiled for.
         .for_each(|(to, from)| unsafe { round(from, to) });
 
-    let mut out = vec![0.0; m * n];
+    let mut numbers = Vec::with_capacity(m * n);
+    let out = &mut numbers.spare_capacity_mut()[..m * n];
     let blocks = m.div_ceil(block).div_ceil(2 * rayon::current_num_threads());
     let rows = block * blocks.max(1);
     let in_group = (GROUP / (4 * C * pairs)).clamp(1, n.div_ceil(C));
@@ -107,7 +109,9 @@ fn by_panels<const C: usize>(
                 }
             });
     }
-    out
+    // SAFETY: each group's panels wrote their columns of every row, and the groups are all columns.
+    unsafe { numbers.set_len(m * n) };
+    numbers
 }
 
 /// Rounds a row to bf16, two numbers to a lane; an odd one out has a zero beside it.
@@ -200,7 +204,7 @@ fn turned(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
 
 /// Some rows of the output in the columns of one panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn stripe(x: &[u32], w: &[[u32; COLUMNS]], n: usize, first: usize, out: &mut [f32]) {
+fn stripe(x: &[u32], w: &[[u32; COLUMNS]], n: usize, first: usize, out: &mut [MaybeUninit<f32>]) {
     let columns = COLUMNS.min(n - first);
     for (x, out) in x.chunks(ROWS * w.len()).zip(out.chunks_mut(ROWS * n)) {
         let rows = out.len() / n;
@@ -220,7 +224,7 @@ fn stripe(x: &[u32], w: &[[u32; COLUMNS]], n: usize, first: usize, out: &mut [f3
             }
         }
         for row in 0..rows {
-            out[row * n + first..][..columns].copy_from_slice(&sums[row][..columns]);
+            out[row * n + first..][..columns].write_copy_of_slice(&sums[row][..columns]);
         }
     }
 }

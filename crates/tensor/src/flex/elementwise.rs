@@ -4,7 +4,7 @@ use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::simd::{dot, sum_squares, with_simd};
-use super::view::{contiguous, dims, float, slice, slice_mut};
+use super::view::{contiguous, dims, float, in_blocks, slice, slice_mut};
 use crate::AdamWStep;
 
 /// Rows that one task handles: enough work to hide the cost of a task.
@@ -16,22 +16,20 @@ pub(super) fn rms_norm(x: &FlexTensor, weight: &FlexTensor, eps: f32) -> FlexTen
     let [rows, d] = dims(x);
     let (x, weight) = (contiguous(x), contiguous(weight));
     let (xs, w) = (slice::<f32>(&x), slice::<f32>(&weight));
-    let mut out = vec![0f32; rows * d];
-    out.par_chunks_mut(ROWS * d)
-        .zip(xs.par_chunks(ROWS * d))
-        .for_each(|(out, x)| {
-            with_simd(
-                #[inline(always)]
-                || {
-                    for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-                        let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
-                        for ((y, x), w) in out.iter_mut().zip(x).zip(w) {
-                            *y = x * inverse * w;
-                        }
+    let [out] = in_blocks(rows * d, ROWS * d, |i, [out]| {
+        let x = &xs[i * ROWS * d..];
+        with_simd(
+            #[inline(always)]
+            || {
+                for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                    let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
+                    for ((y, x), w) in out.iter_mut().zip(x).zip(w) {
+                        *y = x * inverse * w;
                     }
-                },
-            );
-        });
+                }
+            },
+        );
+    });
     float(out, &[rows, d])
 }
 
@@ -39,27 +37,24 @@ pub(super) fn rms_norm_grad(x: &FlexTensor, weight: &FlexTensor, grad: &FlexTens
     let [rows, d] = dims(x);
     let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
     let (xs, w, gs) = (slice::<f32>(&x), slice::<f32>(&weight), slice::<f32>(&grad));
-    let mut out = vec![0f32; rows * d];
-    out.par_chunks_mut(ROWS * d)
-        .zip(xs.par_chunks(ROWS * d))
-        .zip(gs.par_chunks(ROWS * d))
-        .for_each(|((out, x), g)| {
-            with_simd(
-                #[inline(always)]
-                || {
-                    for ((out, x), g) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d)) {
-                        let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
-                        for ((y, g), w) in out.iter_mut().zip(g).zip(w) {
-                            *y = g * w;
-                        }
-                        let along = dot(out, x) * inverse * inverse / d as f32;
-                        for (y, x) in out.iter_mut().zip(x) {
-                            *y = (*y - x * along) * inverse;
-                        }
+    let [out] = in_blocks(rows * d, ROWS * d, |i, [out]| {
+        let (x, g) = (&xs[i * ROWS * d..], &gs[i * ROWS * d..]);
+        with_simd(
+            #[inline(always)]
+            || {
+                for ((out, x), g) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d)) {
+                    let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
+                    for ((y, g), w) in out.iter_mut().zip(g).zip(w) {
+                        *y = g * w;
                     }
-                },
-            );
-        });
+                    let along = dot(out, x) * inverse * inverse / d as f32;
+                    for (y, x) in out.iter_mut().zip(x) {
+                        *y = (*y - x * along) * inverse;
+                    }
+                }
+            },
+        );
+    });
     float(out, &[rows, d])
 }
 
@@ -68,8 +63,7 @@ pub(super) fn rotary(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor) -> Flex
     let (x, cos, sin) = (contiguous(x), contiguous(cos), contiguous(sin));
     let (xs, cos, sin) = (slice::<f32>(&x), slice::<f32>(&cos), slice::<f32>(&sin));
     let (half, row) = (d / 2, heads * d);
-    let mut out = vec![0f32; tokens * row];
-    out.par_chunks_mut(ROWS * row).enumerate().for_each(|(task, out)| {
+    let [out] = in_blocks(tokens * row, ROWS * row, |task, [out]| {
         with_simd(
             #[inline(always)]
             || {

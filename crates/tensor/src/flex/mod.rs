@@ -14,6 +14,7 @@ mod packed;
 mod product;
 mod simd;
 mod sparse;
+mod sums;
 mod top_k;
 mod view;
 mod wide;

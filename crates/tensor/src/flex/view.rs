@@ -1,7 +1,10 @@
 //! Flex tensors as slices and back.
 
+use std::mem::MaybeUninit;
+
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Element, Shape};
+use rayon::prelude::*;
 
 /// A contiguous tensor's elements: the offset matters, a view may start inside a larger buffer.
 pub(super) fn slice<E: Element + bytemuck::Pod>(tensor: &FlexTensor) -> &[E] {
@@ -46,4 +49,42 @@ pub(super) fn dims<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
 pub(super) fn slice_mut(tensor: &mut FlexTensor) -> &mut [f32] {
     let (start, end) = tensor.layout().contiguous_offsets().expect("made contiguous before");
     &mut tensor.storage_mut::<f32>()[start..end]
+}
+
+/// `N` new buffers of `len` numbers each: `fill` writes them, a block at a time and in parallel.
+///
+/// Zeroes for all, first and by one thread, would cost as much as many a `fill`.
+#[allow(unsafe_code)]
+pub(super) fn in_blocks<const N: usize>(
+    len: usize,
+    block: usize,
+    fill: impl Fn(usize, [&mut [f32]; N]) + Sync,
+) -> [Vec<f32>; N] {
+    let mut out = [(); N].map(|()| Vec::with_capacity(len));
+    let mut rest = out.each_mut().map(|out| &mut out.spare_capacity_mut()[..len]);
+    let mut blocks = Vec::with_capacity(len.div_ceil(block.max(1)));
+    for from in (0..len).step_by(block.max(1)) {
+        blocks.push(rest.each_mut().map(|rest| {
+            let (block, after) = std::mem::take(rest).split_at_mut(block.min(len - from));
+            *rest = after;
+            block
+        }));
+    }
+    blocks
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(i, blocks)| fill(i, blocks.map(zeroed)));
+    for out in &mut out {
+        // SAFETY: the blocks are all numbers of each buffer, and `zeroed` has written them.
+        unsafe { out.set_len(len) };
+    }
+    out
+}
+
+/// The place, with zeroes in it.
+#[allow(unsafe_code)]
+pub(super) fn zeroed(place: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    place.fill(MaybeUninit::new(0.0));
+    // SAFETY: every number was just written.
+    unsafe { place.assume_init_mut() }
 }
