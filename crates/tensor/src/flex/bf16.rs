@@ -15,6 +15,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::amx;
+use super::view::in_blocks;
 
 /// 32-bit lanes of a register.
 const LANES: usize = 16;
@@ -74,22 +75,21 @@ fn by_panels<const C: usize>(
 ) -> Vec<f32> {
     let (k, n) = if transposed { (d_out, d_in) } else { (d_in, d_out) };
     let pairs = k.div_ceil(2).next_multiple_of(LANES);
-    let mut rounded = vec![0u32; m.next_multiple_of(block) * pairs];
-    rounded
-        .par_chunks_mut(pairs)
-        .zip(x.par_chunks(k))
-        // SAFETY: `available` has shown that the machine has what the function is compiled for.
-        .for_each(|(to, from)| unsafe { round(from, to) });
+    let [rounded] = in_blocks(m.next_multiple_of(block) * pairs, pairs, |row, [to]| {
+        if row < m {
+            // SAFETY: `available` has shown that the machine has what the function is compiled for.
+            unsafe { round(&x[row * k..][..k], to) }
+        }
+    });
 
     let mut numbers = Vec::with_capacity(m * n);
     let out = &mut numbers.spare_capacity_mut()[..m * n];
     let blocks = m.div_ceil(block).div_ceil(2 * rayon::current_num_threads());
     let rows = block * blocks.max(1);
     let in_group = (GROUP / (4 * C * pairs)).clamp(1, n.div_ceil(C));
-    let mut panels = vec![[0u32; C]; in_group * pairs];
     for first in (0..n).step_by(in_group * C) {
-        let panels = &mut panels[..in_group.min((n - first).div_ceil(C)) * pairs];
-        panels.par_chunks_mut(pairs).enumerate().for_each(|(panel, to)| {
+        let panels = in_group.min((n - first).div_ceil(C));
+        let [panels] = in_blocks(panels * pairs, pairs, |panel, [to]| {
             let first = first + panel * C;
             // SAFETY: as above.
             unsafe {
@@ -100,7 +100,6 @@ fn by_panels<const C: usize>(
                 }
             }
         });
-        let panels = &*panels;
         out.par_chunks_mut(rows * n)
             .zip(rounded.par_chunks(rows * pairs))
             .for_each(|(out, x)| {

@@ -1,10 +1,9 @@
 //! Sparse decode and its gradients: only the rows that a token uses are touched.
 
 use burn::backend::flex::FlexTensor;
-use rayon::prelude::*;
 
 use super::simd::{axpy, dot, with_simd};
-use super::view::{contiguous, dims, float, indices, slice};
+use super::view::{contiguous, dims, float, in_blocks, indices, slice};
 use crate::lists::by_latent;
 
 /// Tokens that one task handles.
@@ -16,8 +15,7 @@ pub(super) fn decode(values: &FlexTensor, index: &FlexTensor, w_dec: &FlexTensor
     let ([n, k], [_, d]) = (dims(values), dims(w_dec));
     let (values, w_dec, index) = (contiguous(values), contiguous(w_dec), indices(index));
     let (v, w) = (slice::<f32>(&values), slice::<f32>(&w_dec));
-    let mut out = vec![0f32; n * d];
-    out.par_chunks_mut(TOKENS * d).enumerate().for_each(|(task, out)| {
+    let [out] = in_blocks(n * d, TOKENS * d, |task, [out]| {
         with_simd(
             #[inline(always)]
             || {
@@ -37,11 +35,7 @@ pub(super) fn grad_values(grad: &FlexTensor, index: &FlexTensor, w_dec: &FlexTen
     let ([n, k], [_, d]) = (dims(index), dims(w_dec));
     let (grad, w_dec, index) = (contiguous(grad), contiguous(w_dec), indices(index));
     let (g, w) = (slice::<f32>(&grad), slice::<f32>(&w_dec));
-    let mut out = vec![0f32; n * k];
-    if k == 0 {
-        return float(out, &[n, k]);
-    }
-    out.par_chunks_mut(TOKENS * k).enumerate().for_each(|(task, out)| {
+    let [out] = in_blocks(n * k, TOKENS * k, |task, [out]| {
         with_simd(
             #[inline(always)]
             || {
@@ -62,8 +56,7 @@ pub(super) fn grad_w_dec(grad: &FlexTensor, values: &FlexTensor, index: &FlexTen
     let (grad, values, index) = (contiguous(grad), contiguous(values), indices(index));
     let (g, v) = (slice::<f32>(&grad), slice::<f32>(&values));
     let (start, order) = by_latent(&index, d_sae);
-    let mut out = vec![0f32; d_sae * d];
-    out.par_chunks_mut(LATENTS * d).enumerate().for_each(|(task, out)| {
+    let [out] = in_blocks(d_sae * d, LATENTS * d, |task, [out]| {
         with_simd(
             #[inline(always)]
             || {

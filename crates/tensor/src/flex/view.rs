@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Element, Shape};
+use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 /// A contiguous tensor's elements: the offset matters, a view may start inside a larger buffer.
@@ -55,11 +56,11 @@ pub(super) fn slice_mut(tensor: &mut FlexTensor) -> &mut [f32] {
 ///
 /// Zeroes for all, first and by one thread, would cost as much as many a `fill`.
 #[allow(unsafe_code)]
-pub(super) fn in_blocks<const N: usize>(
+pub(super) fn in_blocks<T: Zeroable + Copy + Send, const N: usize>(
     len: usize,
     block: usize,
-    fill: impl Fn(usize, [&mut [f32]; N]) + Sync,
-) -> [Vec<f32>; N] {
+    fill: impl Fn(usize, [&mut [T]; N]) + Sync,
+) -> [Vec<T>; N] {
     let mut out = [(); N].map(|()| Vec::with_capacity(len));
     let mut rest = out.each_mut().map(|out| &mut out.spare_capacity_mut()[..len]);
     let mut blocks = Vec::with_capacity(len.div_ceil(block.max(1)));
@@ -83,8 +84,8 @@ pub(super) fn in_blocks<const N: usize>(
 
 /// The place, with zeroes in it.
 #[allow(unsafe_code)]
-pub(super) fn zeroed(place: &mut [MaybeUninit<f32>]) -> &mut [f32] {
-    place.fill(MaybeUninit::new(0.0));
+pub(super) fn zeroed<T: Zeroable + Copy>(place: &mut [MaybeUninit<T>]) -> &mut [T] {
+    place.fill(MaybeUninit::new(T::zeroed()));
     // SAFETY: every number was just written.
     unsafe { place.assume_init_mut() }
 }
