@@ -8,6 +8,8 @@ mod dictionary_learning;
 mod error;
 mod format;
 mod gemma_scope;
+mod gemma_scope_2;
+mod matching_pursuit;
 mod metrics;
 mod sae;
 mod saelens;
