@@ -43,10 +43,10 @@ def inputs():
     return torch.randn(INPUTS, D_IN) * torch.tensor([0.05, 0.5, 1.0, 3.0]).repeat(INPUTS // 4)[:, None]
 
 
-def store(folder, acts, out, **more):
+def store(folder, acts, out, x=None, **more):
     fields = {
         "made_with": f"tests/reference/saes.py, sae-lens {sae_lens.__version__}, eai-sparsify 1.3.3, dictionary-learning 0.1.0, torch {torch.__version__}",
-        "inputs": rounded(inputs()),
+        "inputs": rounded(inputs() if x is None else x),
         "activations": [[[int(i), float(f"{row[i]:.8g}")] for i in row.nonzero()[:, 0]] for row in acts],  # [latent, value]
         "reconstructions": rounded(out),
         **more,
@@ -161,6 +161,19 @@ def gemma_scope_2(sae_id, seed, config=None, skip=False):
     store(folder, sae.encode(x), sae(x), architecture=cfg["architecture"], metadata=about)
 
 
+def temporal(name, seed, **fields):
+    """Two sequences of four tokens: novel latents, and reconstructions with what the tokens before foretell and without."""
+    folder = fresh(name, seed)
+    classes = registry.get_sae_class("temporal")
+    metadata = SAEMetadata(model_name="smollm2-135m-instruct", hook_name="blocks.16.hook_resid_post", context_size=128)
+    randomise(classes[0](classes[1](d_in=D_IN, d_sae=D_SAE, n_heads=2, bottleneck_factor=3, metadata=metadata, **fields))).save_model(folder)
+    sae = SAE.load_from_disk(folder)
+    x = inputs() * 20  # it divides them by 4 d_in
+    novel, predicted = sae.encode_with_predictions(x.view(2, INPUTS // 2, D_IN))
+    flat = lambda y: y.reshape(INPUTS, -1)
+    store(folder, flat(novel), flat(sae(x.view(2, INPUTS // 2, D_IN))), x=x, predicted=rounded(flat(predicted)), novel=rounded(flat(sae.decode(novel))))
+
+
 @torch.no_grad()
 def make():
     saelens("saelens_standard", 1, "standard")
@@ -181,6 +194,9 @@ def make():
     # Tokens that end below the threshold, by a latent that comes again, and by the number of steps.
     saelens("saelens_pursuit", 14, "matching_pursuit", residual_threshold=0.3)
     saelens("saelens_pursuit_repeating", 15, "matching_pursuit", residual_threshold=0.0, max_iterations=11, stop_on_duplicate_support=False, apply_b_dec_to_input=False)
+    temporal("saelens_temporal", 16, n_attn_layers=2, kval_topk=K, normalize_activations="constant_scalar_rescale", activation_normalization_factor=0.7)
+    temporal("saelens_temporal_untied", 17, tied_weights=False, sae_diff_type="relu", apply_b_dec_to_input=False)
+    temporal("saelens_temporal_uncentred", 18, apply_b_dec_to_input=False)
     sparse_coder("sparsify/layers.10", 20, num_latents=D_SAE)
     sparse_coder("sparsify/layers.3.mlp", 21, expansion_factor=3, activation="groupmax")
     sparse_coder("sparsify/layers.3.transcoder", 22, num_latents=D_SAE, transcode=True, skip_connection=True)

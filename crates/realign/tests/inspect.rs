@@ -176,6 +176,14 @@ fn autoencoders_directions_and_runs_are_known() {
     let (found, _) = inspect(&fixtures.join("saelens_transcoder"));
     assert!(found["fits"].to_string().contains("Transcoder::load"), "{found}");
 
+    for name in ["saelens_temporal", "saelens_temporal_untied"] {
+        let (found, code) = inspect(&fixtures.join(name));
+        assert!(
+            code == 0 && found["fits"].to_string().contains("TemporalSae::load"),
+            "{found}"
+        );
+    }
+
     let scope = fixtures.join("gemma-scope-2-1b-pt");
     let sae = scope.join("attn_out/layer_7_width_16k_l0_small");
     assert_eq!(kind(&sae), "gemma-scope-2-sae");

@@ -125,6 +125,14 @@ impl Cfg {
             .ok_or_else(|| self.wrong(field, "an integer of at least 1"))
     }
 
+    /// A size, which absent and null fields leave at `default`.
+    pub(crate) fn size_or(&self, field: &'static str, default: usize) -> Result<usize> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(_) => self.size(field),
+        }
+    }
+
     /// A number, which absent and null fields leave at `default`.
     pub(crate) fn number(&self, field: &'static str, default: f32) -> Result<f32> {
         match self.get(field) {

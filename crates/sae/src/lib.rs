@@ -17,6 +17,8 @@ mod saelens_legacy;
 mod sparsify;
 mod splice;
 mod step;
+mod temporal;
+mod temporal_file;
 #[cfg(test)]
 mod toy;
 mod train;
@@ -31,5 +33,6 @@ pub use format::Format;
 pub use metrics::{LossRecovered, Metrics, loss_recovered};
 pub use sae::{Latents, Metadata, Sae};
 pub use splice::{Splice, SpliceError};
+pub use temporal::{Foretelling, TemporalSae};
 pub use train::{LogRow, TrainConfig, Trained};
 pub use transcoder::Transcoder;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cfg::Cfg;
 use crate::weights::{Kind, Weights};
-use crate::{Activation, Error, Metadata, Result, Sae, saelens_legacy};
+use crate::{Activation, Error, Metadata, Result, Sae, saelens_legacy, temporal_file};
 
 const CONFIG: &str = "cfg.json";
 pub(crate) const WEIGHTS: &str = "sae_weights.safetensors";
@@ -34,13 +34,24 @@ const ARCHITECTURES: [&str; 12] = [
 /// latent.
 const MOST_STEPS: usize = 1 << 12;
 
+/// The configuration beside the file of weights, with the names and defaults of version 6.
+pub(crate) fn configuration(weights: &Path) -> Result<Cfg> {
+    let cfg = Cfg::read(weights.with_file_name(CONFIG))?;
+    match saelens_legacy::is_legacy(&cfg) {
+        true => saelens_legacy::modern(cfg),
+        false => Ok(cfg),
+    }
+}
+
 /// Reads the file of weights, and the configuration beside it.
 pub(crate) fn read(weights: &Path) -> Result<Weights> {
-    let cfg = Cfg::read(weights.with_file_name(CONFIG))?;
-    let cfg = match saelens_legacy::is_legacy(&cfg) {
-        true => saelens_legacy::modern(cfg)?,
-        false => cfg,
-    };
+    let cfg = configuration(weights)?;
+    if cfg.text("architecture") == Some(temporal_file::ARCHITECTURE) {
+        return Err(Error::Malformed {
+            path: weights.to_owned(),
+            what: "a temporal SAE, which reads a sequence and no single token: `TemporalSae::load` reads it".into(),
+        });
+    }
     cfg.one_of("architecture", &ARCHITECTURES, None)?;
     // The others scale or move each activation before it is encoded, some of them by numbers that are not in the file.
     cfg.one_of("normalize_activations", &["none"], Some("none"))?;
@@ -113,10 +124,7 @@ pub(crate) fn read(weights: &Path) -> Result<Weights> {
 /// Matching pursuit: the encoder is the decoder, and a decoder's bias that the encoder leaves alone is not added either.
 fn pursuit(cfg: &Cfg, mut arrays: Arrays, (d_in, d_sae): (usize, usize), metadata: Metadata) -> Result<Weights> {
     const STEPS: &str = "max_iterations";
-    let steps = match cfg.get(STEPS) {
-        None => d_in,
-        Some(_) => cfg.size(STEPS)?,
-    };
+    let steps = cfg.size_or(STEPS, d_in)?;
     let stop_on_repeat = cfg.flag("stop_on_duplicate_support", true)?;
     let most = MOST_STEPS.max(d_in).max(d_sae);
     if steps > most && !stop_on_repeat {

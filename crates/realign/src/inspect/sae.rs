@@ -80,7 +80,13 @@ pub fn described(path: &Path, access: Access) -> Found {
         }
     }
     let transcoder = architecture.ends_with("transcoder") || cfg.get("transcode").is_some_and(|on| on == true);
-    fits(&mut found, transcoder);
+    fits(
+        &mut found,
+        match architecture {
+            "temporal" => Some("TemporalSae"),
+            _ => transcoder.then_some("Transcoder"),
+        },
+    );
     found
 }
 
@@ -110,7 +116,7 @@ pub fn dictionary(path: &Path) -> Found {
         }
     }
     found.fact("weights", "ae.pt, a pickle; realign runs no code from it");
-    fits(&mut found, false);
+    fits(&mut found, None);
     found
 }
 
@@ -152,15 +158,15 @@ pub fn gemma_scope_2(path: &Path, access: Access) -> Found {
             _ => found.problem(format!("{WEIGHTS}: expected a matrix `w_enc`, found none")),
         }
     }
-    fits(&mut found, transcoder);
+    fits(&mut found, transcoder.then_some("Transcoder"));
     found
 }
 
-/// A transcoder's latents are read by programs only.
-fn fits(found: &mut Found, transcoder: bool) {
+/// What is no [`realign_sae::Sae`] is read by programs only, as another type.
+fn fits(found: &mut Found, other: Option<&str>) {
     let path = found.path.display();
-    found.fit(match transcoder {
-        true => format!("realign_sae::Transcoder::load(\"{path}\")"),
-        false => format!("realign diff BASE TUNED --sae {path} --out DIR"),
+    found.fit(match other {
+        Some(other) => format!("realign_sae::{other}::load(\"{path}\")"),
+        None => format!("realign diff BASE TUNED --sae {path} --out DIR"),
     });
 }

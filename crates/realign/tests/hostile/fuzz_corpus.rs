@@ -58,6 +58,7 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         stop_on_repeat: true,
     };
     sae.save(at.join("pursuit")).unwrap();
+    let temporal = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sae/tests/fixtures/saelens_temporal_uncentred");
     let floats = || Tensor::from_floats([1.0, -2.0, 3.0], &device);
     Direction::new(HookPoint::ResidPost(1), floats(), "d").save(at).unwrap();
     let vector = ControlVector {
@@ -120,6 +121,12 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "sae",
             "pursuit",
             pair(&at.join("pursuit"), "cfg.json", "sae_weights.safetensors"),
+        ),
+        // By SAELens: nobody here writes one.
+        (
+            "sae",
+            "temporal",
+            pair(&temporal, "cfg.json", "sae_weights.safetensors"),
         ),
         ("vector", "two", std::fs::read(at.join("vector.gguf")).unwrap()),
         (

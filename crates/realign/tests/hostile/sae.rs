@@ -1,8 +1,10 @@
 //! Kind 33: sparse autoencoders in SAELens' and Gemma Scope 2's form.
 
+use std::path::Path;
+
 use realign::burn::tensor::Device;
 use realign::run::Seed;
-use realign::sae::{Activation, Sae, SaeConfig, Transcoder};
+use realign::sae::{Activation, Sae, SaeConfig, TemporalSae, Transcoder};
 use serde_json::{Value, json};
 
 use crate::bounds::alone;
@@ -90,6 +92,39 @@ fn kind_33_pursuits_that_do_not_end_or_do_not_fit() {
         std::fs::write(&path, changed.to_string()).unwrap();
         let what = format!("{field}: {value}");
         alone.refused(&what, 4096, &[word], || Sae::load(folder.path(), &device));
+    }
+}
+
+#[test]
+fn kind_33_temporal_saes_that_do_not_fit() {
+    let alone = alone();
+    let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sae/tests/fixtures/saelens_temporal");
+    for file in ["cfg.json", "sae_weights.safetensors"] {
+        std::fs::copy(fixture.join(file), folder.path().join(file)).unwrap();
+    }
+    TemporalSae::load(folder.path(), &device).unwrap();
+    let path = folder.path().join("cfg.json");
+    let good: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (field, value, word) in [
+        ("n_attn_layers", json!(u64::MAX), "attn_layers.2"),
+        ("n_attn_layers", json!(-1), "n_attn_layers"),
+        ("n_heads", json!(u64::MAX), "bottleneck_factor"),
+        ("bottleneck_factor", json!(0), "bottleneck_factor"),
+        ("d_sae", json!(24u64 << 40), "attn_layers.0"),
+        ("d_in", json!(1u64 << 40), "W_dec"),
+        ("kval_topk", json!([]), "kval_topk"),
+        (
+            "activation_normalization_factor",
+            json!(1e300),
+            "activation_normalization_factor",
+        ),
+    ] {
+        let mut changed = good.clone();
+        changed[field] = value.clone();
+        std::fs::write(&path, changed.to_string()).unwrap();
+        let what = format!("{field}: {value}");
+        alone.refused(&what, 16384, &[word], || TemporalSae::load(folder.path(), &device));
     }
 }
 
