@@ -240,6 +240,15 @@ mod tests {
             found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-5),
             "{found:?} {wanted:?}"
         );
+        let found = of(Activation::AbsTopK { k: 2 });
+        for (found, h) in found.chunks(6).zip(h.chunks(6)) {
+            let kept = found.iter().zip(h).filter(|(found, _)| **found != 0.0);
+            assert!(kept.clone().all(|(found, h)| found == h), "{found:?} {h:?}");
+            let least = kept.map(|(found, _)| found.abs()).fold(f32::INFINITY, f32::min);
+            let beyond = h.iter().filter(|h| h.abs() > least).count();
+            assert!(beyond < 2, "{found:?} {h:?}");
+        }
+        assert!(found.iter().any(|z| *z < 0.0), "{found:?}");
         let grouped = by(&|i, h| h.max(0.0) * f32::from(u8::from(i < 6)));
         let mut wanted = vec![0.0; 48];
         for (group, h) in grouped.chunks(3).enumerate() {
