@@ -9,7 +9,7 @@ use std::path::Path;
 
 use realign::arrays::Arrays;
 use realign::burn::tensor::{Device, Tensor};
-use realign::core::Shape;
+use realign::core::{Batch, Shape};
 use realign::data::{
     OnBad, QuestionSet, answer_pairs, answers_csv, load_question_set, read_answers, read_conversations,
     read_question_yaml,
@@ -19,7 +19,7 @@ use realign::model::{
     Tokenizer,
 };
 use realign::run::{Manifest, RunFolder};
-use realign::sae::Sae;
+use realign::sae::{Sae, TemporalSae};
 use realign::steering::{ControlVector, Direction};
 
 /// A target takes bytes.
@@ -156,6 +156,11 @@ pub fn sae(data: &[u8]) {
     if let Ok(sae) = Sae::load(folder.path(), &device) {
         let x = Tensor::ones([2, sae.d_in()], &device);
         assert_eq!(sae.forward(x).dims(), [2, sae.d_in()]);
+    }
+    if let Ok(sae) = TemporalSae::load(folder.path(), &device) {
+        let d_in = sae.b_dec.dims()[0];
+        let x = Tensor::ones([3, d_in], &device);
+        assert_eq!(sae.forward(x, &Batch::packed([[0, 0, 0]])).dims(), [3, d_in]);
     }
 }
 

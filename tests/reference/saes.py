@@ -7,7 +7,8 @@
     with `pip install --no-deps`: the parts of them that train a language model are not needed)
 
 Writes crates/sae/tests/fixtures/NAME/: the files by the library's own writer, and reference.json by its own reader and
-its own `encode` and `decode`. Gemma Scope's params.npz is written by numpy in its layout, and read by SAELens.
+its own `encode` and `decode`. Gemma Scope's params.npz is written by numpy in its layout, Gemma Scope 2's
+params.safetensors by safetensors, and SAELens' loaders of them read both.
 SAELens 6 writes no legacy files: those are its own ones with the fields of version 3. (saelens_sae.py makes two more.)
 """
 import json, os, pathlib, shutil, sys, types
@@ -26,6 +27,7 @@ from dictionary_learning.utils import load_dictionary
 from sae_lens import SAE, registry
 from sae_lens.loading import pretrained_sae_loaders as loaders
 from sae_lens.saes.sae import SAEMetadata
+from safetensors.torch import save_file
 from sparsify import SparseCoder, SparseCoderConfig
 
 OUT = pathlib.Path(__file__).resolve().parents[2] / "crates/sae/tests/fixtures"
@@ -41,16 +43,17 @@ def inputs():
     return torch.randn(INPUTS, D_IN) * torch.tensor([0.05, 0.5, 1.0, 3.0]).repeat(INPUTS // 4)[:, None]
 
 
-def store(folder, acts, out):
+def store(folder, acts, out, x=None, **more):
     fields = {
         "made_with": f"tests/reference/saes.py, sae-lens {sae_lens.__version__}, eai-sparsify 1.3.3, dictionary-learning 0.1.0, torch {torch.__version__}",
-        "inputs": rounded(inputs()),
+        "inputs": rounded(inputs() if x is None else x),
         "activations": [[[int(i), float(f"{row[i]:.8g}")] for i in row.nonzero()[:, 0]] for row in acts],  # [latent, value]
         "reconstructions": rounded(out),
+        **more,
     }
-    assert 0 < (acts > 0).sum() < acts.numel(), folder
+    assert 0 < (acts != 0).sum() < acts.numel(), folder
     (folder / "reference.json").write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in fields.items()) + "\n}\n")
-    print(folder.relative_to(OUT), (acts > 0).sum(1).tolist())
+    print(folder.relative_to(OUT), (acts != 0).sum(1).tolist())
 
 
 def fresh(name, seed):
@@ -60,9 +63,11 @@ def fresh(name, seed):
     return OUT / name
 
 
-def randomise(module):
+def randomise(module, unit=False):
     for name, parameter in module.named_parameters():
         parameter.normal_(0, 0.5)
+        if unit and name == "W_dec":
+            parameter.div_(parameter.norm(dim=1, keepdim=True))  # else a pursuit leaves ever more over
         if name == "threshold":
             parameter.abs_().sub_(0.1)  # some below zero
     return module
@@ -72,7 +77,7 @@ def saelens(name, seed, architecture, training=False, legacy=None, **fields):
     folder = fresh(name, seed)
     classes = (registry.get_sae_training_class if training else registry.get_sae_class)(architecture)
     metadata = SAEMetadata(model_name="smollm2-135m-instruct", hook_name="blocks.16.hook_resid_post", context_size=128)
-    sae = randomise(classes[0](classes[1](d_in=D_IN, d_sae=D_SAE, metadata=metadata, **fields)))
+    sae = randomise(classes[0](classes[1](d_in=D_IN, d_sae=D_SAE, metadata=metadata, **fields)), unit=architecture == "matching_pursuit")
     if hasattr(sae, "topk_threshold"):
         sae.topk_threshold.fill_(0.8)
     if training == "finished":
@@ -130,6 +135,45 @@ def gemma_scope(seed):
     store(folder, sae.encode(x), sae(x))
 
 
+def gemma_scope_2(sae_id, seed, config=None, skip=False):
+    release = "gemma-scope-2-1b-pt"
+    folder = fresh(f"{release}/{sae_id}", seed)
+    d_out = D_OUT if "transcoder" in sae_id else D_IN
+    shapes = {"w_enc": (D_IN, D_SAE), "w_dec": (D_SAE, d_out), "b_enc": (D_SAE,), "b_dec": (d_out,), **({"affine_skip_connection": (D_IN, d_out)} if skip else {})}
+    weights = {name: torch.randn(*shape).mul(0.5) for name, shape in shapes.items()}
+    save_file({**weights, "threshold": torch.rand(D_SAE)}, folder / "params.safetensors")
+    if config:
+        (folder / "config.json").write_text(json.dumps({"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", **config}))
+
+    def local(repo_id=None, filename=None, subfolder=None, **_):
+        path = OUT / release / (subfolder or "") / filename
+        if not path.exists():
+            raise loaders.EntryNotFoundError("no such file", response=types.SimpleNamespace(headers={}, request=None))
+        return str(path)
+
+    loaders.hf_hub_download = local
+    loaders.get_safetensors_tensor_shapes = lambda *_: {name: list(shape) for name, shape in shapes.items()}
+    cfg, state, _ = loaders.gemma_3_sae_huggingface_loader(f"google/{release}", sae_id)
+    sae = SAE.from_dict(loaders.handle_config_defaulting(cfg))
+    sae.load_state_dict(state)
+    x = inputs()
+    about = {name: sae.cfg.metadata[name] for name in ["model_name", "hook_name", "hook_name_out", "hf_hook_name", "hf_hook_name_out"]}
+    store(folder, sae.encode(x), sae(x), architecture=cfg["architecture"], metadata=about)
+
+
+def temporal(name, seed, **fields):
+    """Two sequences of four tokens: novel latents, and reconstructions with what the tokens before foretell and without."""
+    folder = fresh(name, seed)
+    classes = registry.get_sae_class("temporal")
+    metadata = SAEMetadata(model_name="smollm2-135m-instruct", hook_name="blocks.16.hook_resid_post", context_size=128)
+    randomise(classes[0](classes[1](d_in=D_IN, d_sae=D_SAE, n_heads=2, bottleneck_factor=3, metadata=metadata, **fields))).save_model(folder)
+    sae = SAE.load_from_disk(folder)
+    x = inputs() * 20  # it divides them by 4 d_in
+    novel, predicted = sae.encode_with_predictions(x.view(2, INPUTS // 2, D_IN))
+    flat = lambda y: y.reshape(INPUTS, -1)
+    store(folder, flat(novel), flat(sae(x.view(2, INPUTS // 2, D_IN))), x=x, predicted=rounded(flat(predicted)), novel=rounded(flat(sae.decode(novel))))
+
+
 @torch.no_grad()
 def make():
     saelens("saelens_standard", 1, "standard")
@@ -145,6 +189,14 @@ def make():
     old = {"model_name": "smollm2-135m-instruct", "hook_point": "blocks.16.hook_resid_post", "hook_point_layer": 16, "context_size": 128, "sae_lens_training_version": "3.9.0"}
     saelens("saelens_legacy", 10, "standard", legacy={**old, "activation_fn_str": "relu", "normalize_activations": False, "apply_b_dec_to_input": True, "finetuning_scaling_factor": False})
     saelens("saelens_legacy_topk", 11, "topk", k=K, apply_b_dec_to_input=False, legacy={**old, "architecture": "standard", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}, "apply_b_dec_to_input": False})
+    saelens("saelens_abstopk", 12, "abstopk", k=K)
+    saelens("saelens_abstopk_rescaled", 13, "abstopk", k=K, rescale_acts_by_decoder_norm=True, apply_b_dec_to_input=False)
+    # Tokens that end below the threshold, by a latent that comes again, and by the number of steps.
+    saelens("saelens_pursuit", 14, "matching_pursuit", residual_threshold=0.3)
+    saelens("saelens_pursuit_repeating", 15, "matching_pursuit", residual_threshold=0.0, max_iterations=11, stop_on_duplicate_support=False, apply_b_dec_to_input=False)
+    temporal("saelens_temporal", 16, n_attn_layers=2, kval_topk=K, normalize_activations="constant_scalar_rescale", activation_normalization_factor=0.7)
+    temporal("saelens_temporal_untied", 17, tied_weights=False, sae_diff_type="relu", apply_b_dec_to_input=False)
+    temporal("saelens_temporal_uncentred", 18, apply_b_dec_to_input=False)
     sparse_coder("sparsify/layers.10", 20, num_latents=D_SAE)
     sparse_coder("sparsify/layers.3.mlp", 21, expansion_factor=3, activation="groupmax")
     sparse_coder("sparsify/layers.3.transcoder", 22, num_latents=D_SAE, transcode=True, skip_connection=True)
@@ -158,6 +210,13 @@ def make():
     dictionary("dictionary_matryoshka", 35, MatryoshkaBatchTopKSAE(*sizes, K, [8, 16]), k=K)
     dictionary("dictionary_jumprelu", 36, dl.JumpReluAutoEncoder(*sizes))
     gemma_scope(40)
+    places = [f"model.layers.7.{place}" for place in ["output", "self_attn.o_proj.input", "post_feedforward_layernorm.output", "pre_feedforward_layernorm.output"]]
+    gemma_scope_2("resid_post/layer_7_width_16k_l0_small", 41, {"hf_hook_point_in": places[0], "hf_hook_point_out": places[0], "affine_connection": False})
+    gemma_scope_2("attn_out/layer_7_width_16k_l0_small", 42, {"hf_hook_point_in": places[1]})
+    gemma_scope_2("mlp_out_all/layer_7_width_16k_l0_small", 43)
+    gemma_scope_2("transcoder/layer_7_width_16k_l0_small", 44, {"hf_hook_point_in": places[3], "hf_hook_point_out": places[2]})
+    gemma_scope_2("transcoder_all/layer_7_width_16k_l0_small_affine", 45, {"hf_hook_point_in": places[3], "hf_hook_point_out": places[2], "affine_connection": True}, skip=True)
+    gemma_scope_2("transcoder_all/layer_8_width_16k_l0_big_affine", 46, skip=True)
 
 
 @torch.no_grad()

@@ -145,7 +145,7 @@ impl Means {
             if let Some((sae, at)) = sae {
                 let x = rows(recorded(&seen, at)?, &chosen);
                 let (values, latents) = encoded(sae, at, x)?.to_vecs();
-                for (value, latent) in values.into_iter().zip(latents).filter(|(value, _)| *value > 0.0) {
+                for (value, latent) in values.into_iter().zip(latents).filter(|(value, _)| *value != 0.0) {
                     means.latents[latent as usize] += f64::from(value);
                     means.active[latent as usize] += 1;
                 }

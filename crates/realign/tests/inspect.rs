@@ -168,6 +168,39 @@ fn autoencoders_directions_and_runs_are_known() {
     assert_eq!(kind(&at("sparsify/layers.3")), "sparsify-sae");
     assert_eq!(kind(&at("sparsify")), "sparsify");
 
+    // A matching pursuit has no encoder of its own.
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sae/tests/fixtures");
+    let pursuit = fixtures.join("saelens_pursuit");
+    assert_eq!(kind(&pursuit), "saelens-sae");
+    assert_eq!(kind(&pursuit.join("sae_weights.safetensors")), "sae-weights");
+    let (found, _) = inspect(&fixtures.join("saelens_transcoder"));
+    assert!(found["fits"].to_string().contains("Transcoder::load"), "{found}");
+
+    for name in ["saelens_temporal", "saelens_temporal_untied"] {
+        let (found, code) = inspect(&fixtures.join(name));
+        assert!(
+            code == 0 && found["fits"].to_string().contains("TemporalSae::load"),
+            "{found}"
+        );
+    }
+
+    let scope = fixtures.join("gemma-scope-2-1b-pt");
+    let sae = scope.join("attn_out/layer_7_width_16k_l0_small");
+    assert_eq!(kind(&sae), "gemma-scope-2-sae");
+    assert_eq!(kind(&sae.join("config.json")), "sae-config");
+    assert_eq!(kind(&sae.join("params.safetensors")), "sae-weights");
+    // By its configuration, and by its path.
+    for id in ["layer_7_width_16k_l0_small_affine", "layer_8_width_16k_l0_big_affine"] {
+        assert_eq!(kind(&scope.join("transcoder_all").join(id)), "gemma-scope-2-transcoder");
+    }
+    fs::create_dir(at("scope")).unwrap();
+    tensors(&at("scope/params.safetensors"), &[("w_dec", &[8, 4])]);
+    let (found, code) = inspect(&at("scope"));
+    assert!(
+        code == 3 && found["problems"][0].as_str().unwrap().contains("`w_enc`"),
+        "{found}"
+    );
+
     fs::create_dir(at("dictionary")).unwrap();
     fs::write(at("dictionary/ae.pt"), b"\x80\x02}.").unwrap();
     fs::write(

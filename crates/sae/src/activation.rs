@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor};
 use realign_tensor::{encode_above, product, sparse_encode, top_k};
 
-use crate::{Error, Latents, Result};
+use crate::{Error, Latents, Result, matching_pursuit};
 
 /// How pre-activations `h = x w_encᵀ + b_enc` become activations.
 #[derive(Clone, Debug)]
@@ -11,6 +11,11 @@ use crate::{Error, Latents, Result};
 pub enum Activation {
     /// `relu(h)` of the `k` largest of each token (Gao et al. 2024).
     TopK {
+        /// Active latents of a token.
+        k: usize,
+    },
+    /// `h` of the `k` whose absolute values are largest: an active latent may be negative (AbsTopK, arXiv 2510.00404).
+    AbsTopK {
         /// Active latents of a token.
         k: usize,
     },
@@ -39,6 +44,17 @@ pub enum Activation {
         /// Groups, and so active latents of a token.
         k: usize,
     },
+    /// The latent that fits best is taken out of the input, then the one that fits the rest best, and so on: matching
+    /// pursuit (Mallat & Zhang 1993). The encoder's rows are what is taken out, so they are the decoder's; there is no
+    /// `b_enc`.
+    MatchingPursuit {
+        /// A token whose rest has a norm below it is done; 0 or less for none.
+        threshold: f32,
+        /// Latents that are taken out of a token at most.
+        steps: usize,
+        /// Whether a token is done when a step takes out a latent that was active before.
+        stop_on_repeat: bool,
+    },
 }
 
 /// Pre-activations held at once, of those kinds that look at all of them: 64 MiB.
@@ -54,6 +70,8 @@ impl Activation {
             Self::Relu => "relu",
             Self::Gated { .. } => "gated",
             Self::GroupMax { .. } => "groupmax",
+            Self::AbsTopK { .. } => "abstopk",
+            Self::MatchingPursuit { .. } => "matching_pursuit",
         }
     }
 
@@ -61,7 +79,9 @@ impl Activation {
     /// [`Error::Config`] for a `k` that `d_sae` latents do not have.
     pub(crate) fn check(&self, d_in: usize, d_sae: usize) -> Result<()> {
         match *self {
-            Self::TopK { k } | Self::GroupMax { k } if k == 0 || k > d_sae => Err(Error::Config { d_in, d_sae, k }),
+            Self::TopK { k } | Self::AbsTopK { k } | Self::GroupMax { k } if k == 0 || k > d_sae => {
+                Err(Error::Config { d_in, d_sae, k })
+            }
             _ => Ok(()),
         }
     }
@@ -93,6 +113,14 @@ impl Activation {
                 let values = values.clamp_min(0.0);
                 Latents { values, indices }
             }
+            Self::AbsTopK { k } => {
+                let pre = pre(linear(x));
+                let (_, indices) = top_k(pre.clone().abs().inner(), *k);
+                Latents {
+                    values: pre.gather(1, indices.clone()),
+                    indices,
+                }
+            }
             Self::BatchTopK { threshold } => above(x, b_enc.full_like(*threshold)),
             Self::JumpRelu { threshold } => above(x, threshold.clone()),
             Self::Relu => above(x, b_enc.zeros_like()),
@@ -118,6 +146,11 @@ impl Activation {
                     indices: within.reshape([tokens, k]) + first.unsqueeze(),
                 }
             }
+            &Self::MatchingPursuit {
+                threshold,
+                steps,
+                stop_on_repeat,
+            } => active(matching_pursuit::encode(x, w_enc, threshold, steps, stop_on_repeat)),
         }
     }
 }
@@ -207,6 +240,15 @@ mod tests {
             found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-5),
             "{found:?} {wanted:?}"
         );
+        let found = of(Activation::AbsTopK { k: 2 });
+        for (found, h) in found.chunks(6).zip(h.chunks(6)) {
+            let kept = found.iter().zip(h).filter(|(found, _)| **found != 0.0);
+            assert!(kept.clone().all(|(found, h)| found == h), "{found:?} {h:?}");
+            let least = kept.map(|(found, _)| found.abs()).fold(f32::INFINITY, f32::min);
+            let beyond = h.iter().filter(|h| h.abs() > least).count();
+            assert!(beyond < 2, "{found:?} {h:?}");
+        }
+        assert!(found.iter().any(|z| *z < 0.0), "{found:?}");
         let grouped = by(&|i, h| h.max(0.0) * f32::from(u8::from(i < 6)));
         let mut wanted = vec![0.0; 48];
         for (group, h) in grouped.chunks(3).enumerate() {

@@ -125,6 +125,25 @@ impl Cfg {
             .ok_or_else(|| self.wrong(field, "an integer of at least 1"))
     }
 
+    /// A size, which absent and null fields leave at `default`.
+    pub(crate) fn size_or(&self, field: &'static str, default: usize) -> Result<usize> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(_) => self.size(field),
+        }
+    }
+
+    /// A number, which absent and null fields leave at `default`.
+    pub(crate) fn number(&self, field: &'static str, default: f32) -> Result<f32> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(value) => match value.as_f64().map(|number| number as f32) {
+                Some(number) if number.is_finite() => Ok(number),
+                _ => Err(self.wrong(field, "a number that 32 bits hold")),
+            },
+        }
+    }
+
     /// The sizes of the weights.
     pub(crate) fn sizes(&self, d_in: &'static str, d_sae: &'static str) -> Result<(usize, usize)> {
         let sizes = (self.size(d_in)?, self.size(d_sae)?);

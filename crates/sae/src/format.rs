@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use realign_arrays::Kind as Arrays;
 
 use crate::weights::Weights;
-use crate::{Error, Result, Sae, dictionary_learning, gemma_scope, saelens, sparsify};
+use crate::{Error, Result, Sae, dictionary_learning, gemma_scope, gemma_scope_2, saelens, sparsify};
 
 /// A format in which SAEs are shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +19,17 @@ pub enum Format {
     DictionaryLearning,
     /// Gemma Scope: `params.npz`.
     GemmaScope,
+    /// Gemma Scope 2: `params.safetensors`, and mostly `config.json`.
+    GemmaScope2,
 }
 
 /// The file that tells each format, in the order in which they are looked for.
-const TELLING: [(&str, Format); 4] = [
+const TELLING: [(&str, Format); 5] = [
     (saelens::WEIGHTS, Format::SaeLens),
     (sparsify::WEIGHTS, Format::Sparsify),
     (dictionary_learning::WEIGHTS, Format::DictionaryLearning),
     (gemma_scope::WEIGHTS, Format::GemmaScope),
+    (gemma_scope_2::WEIGHTS, Format::GemmaScope2),
 ];
 
 impl Format {
@@ -86,6 +89,7 @@ pub(crate) fn read(path: &Path) -> Result<Weights> {
         Format::Sparsify => sparsify::read(&weights),
         Format::DictionaryLearning => dictionary_learning::read(&weights),
         Format::GemmaScope => gemma_scope::read(&weights),
+        Format::GemmaScope2 => gemma_scope_2::read(&weights),
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn read(weights: &Path) -> Result<Weights> {
     Ok(read)
 }
 
-fn malformed(path: &Path, what: String) -> Error {
+pub(crate) fn malformed(path: &Path, what: String) -> Error {
     Error::Malformed {
         path: path.to_owned(),
         what,

@@ -39,7 +39,7 @@ impl Metrics {
             }
             square += sum_of_squares(centred);
             let (values, indices) = latents.to_vecs();
-            for (_, latent) in values.iter().zip(indices).filter(|(value, _)| **value > 0.0) {
+            for (_, latent) in values.iter().zip(indices).filter(|(value, _)| **value != 0.0) {
                 active += 1;
                 seen[latent as usize] = true;
             }
@@ -226,12 +226,19 @@ mod tests {
             b_mag: vector(-0.05),
         };
         let jump = Activation::JumpRelu { threshold: vector(0.2) };
+        let pursuit = Activation::MatchingPursuit {
+            threshold: 0.1,
+            steps: 4,
+            stop_on_repeat: true,
+        };
         for activation in [
             sae.activation.clone(),
             Activation::BatchTopK { threshold: 0.1 },
             jump,
             Activation::Relu,
             gated,
+            Activation::AbsTopK { k: 4 },
+            pursuit,
         ] {
             sae.activation = activation;
             splices(&model, &sae);

@@ -40,12 +40,13 @@ pub struct Metadata {
     pub other: serde_json::Map<String, serde_json::Value>,
 }
 
-/// The active latents of each token: `n` of `d_sae`, largest first ([`Activation::GroupMax`]: in the groups' order).
+/// The active latents of each token: `n` of `d_sae`, largest first ([`Activation::GroupMax`]: in the groups' order;
+/// [`Activation::AbsTopK`]: by their absolute values).
 ///
 /// `n` is an SAE's `k`, or what the busiest token has; a token with fewer has zeros behind them.
 #[derive(Clone, Debug)]
 pub struct Latents {
-    /// Activations `[token, n]`, 0 or more.
+    /// Activations `[token, n]`, 0 where there is none; negative ones only of [`Activation::AbsTopK`].
     pub values: Tensor<2>,
     /// Their latents `[token, n]`; any where the activation is 0.
     pub indices: Tensor<2, Int>,

@@ -8,33 +8,50 @@ use serde_json::{Value, json};
 
 use crate::cfg::Cfg;
 use crate::weights::{Kind, Weights};
-use crate::{Activation, Error, Result, Sae, saelens_legacy};
+use crate::{Activation, Error, Metadata, Result, Sae, saelens_legacy, temporal_file};
 
 const CONFIG: &str = "cfg.json";
 pub(crate) const WEIGHTS: &str = "sae_weights.safetensors";
 
 /// Those that are read. BatchTopK and Matryoshka SAEs are saved as `jumprelu` after training, under their own names
 /// before.
-const ARCHITECTURES: [&str; 10] = [
+const ARCHITECTURES: [&str; 12] = [
     "standard",
     "topk",
+    "abstopk",
     "jumprelu",
     "gated",
     "batchtopk",
     "matryoshka_batchtopk",
+    "matching_pursuit",
     "transcoder",
     "skip_transcoder",
     "jumprelu_transcoder",
     "jumprelu_skip_transcoder",
 ];
 
+/// A pursuit that nothing else ends goes on for as long as its file says, on each token: this long, or a step for each
+/// latent.
+const MOST_STEPS: usize = 1 << 12;
+
+/// The configuration beside the file of weights, with the names and defaults of version 6.
+pub(crate) fn configuration(weights: &Path) -> Result<Cfg> {
+    let cfg = Cfg::read(weights.with_file_name(CONFIG))?;
+    match saelens_legacy::is_legacy(&cfg) {
+        true => saelens_legacy::modern(cfg),
+        false => Ok(cfg),
+    }
+}
+
 /// Reads the file of weights, and the configuration beside it.
 pub(crate) fn read(weights: &Path) -> Result<Weights> {
-    let cfg = Cfg::read(weights.with_file_name(CONFIG))?;
-    let cfg = match saelens_legacy::is_legacy(&cfg) {
-        true => saelens_legacy::modern(cfg)?,
-        false => cfg,
-    };
+    let cfg = configuration(weights)?;
+    if cfg.text("architecture") == Some(temporal_file::ARCHITECTURE) {
+        return Err(Error::Malformed {
+            path: weights.to_owned(),
+            what: "a temporal SAE, which reads a sequence and no single token: `TemporalSae::load` reads it".into(),
+        });
+    }
     cfg.one_of("architecture", &ARCHITECTURES, None)?;
     // The others scale or move each activation before it is encoded, some of them by numbers that are not in the file.
     cfg.one_of("normalize_activations", &["none"], Some("none"))?;
@@ -48,16 +65,24 @@ pub(crate) fn read(weights: &Path) -> Result<Weights> {
     let transcoder = architecture.ends_with("transcoder");
     let (d_in, d_sae) = cfg.sizes("d_in", "d_sae")?;
     let d_out = if transcoder { cfg.size("d_out")? } else { d_in };
-    let k = if architecture == "topk" { cfg.size("k")? } else { 0 };
+    let k = if architecture.ends_with("topk") && !trained_by_batch {
+        cfg.size("k")?
+    } else {
+        0
+    };
     let metadata = cfg.metadata()?;
 
     let mut arrays = Arrays::read(weights)?;
     refuse_scaling(&mut arrays)?;
+    if architecture == "matching_pursuit" {
+        return pursuit(&cfg, arrays, (d_in, d_sae), metadata);
+    }
     let w_enc = arrays.take("W_enc", &[d_in, d_sae])?;
     let w_enc = Array::new(vec![d_in, d_sae], w_enc).transposed().data;
     let b_enc = arrays.take(if architecture == "gated" { "b_gate" } else { "b_enc" }, &[d_sae])?;
     let kind = match architecture {
         "topk" => Kind::TopK(k),
+        "abstopk" => Kind::AbsTopK(k),
         "gated" => Kind::Gated {
             r_mag: arrays.take("r_mag", &[d_sae])?,
             b_mag: arrays.take("b_mag", &[d_sae])?,
@@ -88,12 +113,51 @@ pub(crate) fn read(weights: &Path) -> Result<Weights> {
     } else if !cfg.flag("apply_b_dec_to_input", true)? {
         weights.subtract_b_dec();
     }
-    if matches!(weights.kind, Kind::TopK(_) | Kind::BatchTopK(_))
+    if matches!(weights.kind, Kind::TopK(_) | Kind::AbsTopK(_) | Kind::BatchTopK(_))
         && cfg.flag("rescale_acts_by_decoder_norm", trained_by_batch)?
     {
         weights.normalise_decoder()?;
     }
     Ok(weights)
+}
+
+/// Matching pursuit: the encoder is the decoder, and a decoder's bias that the encoder leaves alone is not added either.
+fn pursuit(cfg: &Cfg, mut arrays: Arrays, (d_in, d_sae): (usize, usize), metadata: Metadata) -> Result<Weights> {
+    const STEPS: &str = "max_iterations";
+    let steps = cfg.size_or(STEPS, d_in)?;
+    let stop_on_repeat = cfg.flag("stop_on_duplicate_support", true)?;
+    let most = MOST_STEPS.max(d_in).max(d_sae);
+    if steps > most && !stop_on_repeat {
+        return Err(cfg.wrong(
+            STEPS,
+            format!("at most {most}, where `stop_on_duplicate_support` is false"),
+        ));
+    }
+    let kind = Kind::MatchingPursuit {
+        threshold: cfg.number("residual_threshold", 0.01)?,
+        steps,
+        stop_on_repeat,
+    };
+    let w_dec = arrays.take("W_dec", &[d_sae, d_in])?;
+    let mut b_dec = arrays.take("b_dec", &[d_in])?;
+    if !cfg.flag("apply_b_dec_to_input", true)? {
+        b_dec.fill(0.0);
+    }
+    let path = arrays.path().to_owned();
+    arrays.finish()?;
+    Ok(Weights {
+        path,
+        d_in,
+        d_sae,
+        w_enc: w_dec.clone(),
+        b_enc: vec![0.0; d_sae],
+        w_dec,
+        b_dec,
+        kind,
+        transcoder: false,
+        w_skip: None,
+        metadata,
+    })
 }
 
 /// BatchTopK's one threshold, repeated for each latent, or JumpReLU's own ones.
@@ -121,7 +185,8 @@ impl Sae {
     /// Writes a SAELens 6 folder, which is made if it is not there.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Run`]; [`Error::Unwritable`] for an activation that SAELens does not have.
+    /// [`Error::Io`] and [`Error::Run`]; [`Error::Unwritable`] for an activation that SAELens does not have, and for a
+    /// matching pursuit whose encoder is no longer its decoder.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
         let (d_in, d_sae) = (self.d_in(), self.d_sae());
@@ -130,10 +195,15 @@ impl Sae {
         let w_enc = Array::new(vec![d_sae, d_in], host(self.w_enc.to_data())).transposed();
         let b_enc = vector(host(self.b_enc.to_data()));
         let mut arrays = vec![
-            ("W_enc", w_enc),
             ("W_dec", Array::new(vec![d_sae, d_in], host(self.w_dec.to_data()))),
             ("b_dec", vector(host(self.b_dec.to_data()))),
         ];
+        let unwritable = |activation| Error::Unwritable {
+            path: folder.to_owned(),
+            activation,
+            format: "a SAELens folder",
+            has: "relu, topk, abstopk, jumprelu, gated and matching_pursuit",
+        };
         let mut metadata = serde_json::to_value(&self.metadata).expect("metadata has string keys only");
         if let Value::Object(metadata) = &mut metadata {
             // Without a version from 6.0 on, SAELens takes the file for a legacy one.
@@ -152,8 +222,8 @@ impl Sae {
         });
         match &self.activation {
             Activation::Relu => arrays.push(("b_enc", b_enc)),
-            Activation::TopK { k } => {
-                cfg["architecture"] = "topk".into();
+            Activation::TopK { k } | Activation::AbsTopK { k } => {
+                cfg["architecture"] = self.activation.name().into();
                 cfg["k"] = (*k).into();
                 cfg["rescale_acts_by_decoder_norm"] = false.into();
                 arrays.push(("b_enc", b_enc));
@@ -174,14 +244,23 @@ impl Sae {
                 arrays.push(("r_mag", vector(host(r_mag.to_data()))));
                 arrays.push(("b_mag", vector(host(b_mag.to_data()))));
             }
-            Activation::GroupMax { .. } => {
-                return Err(Error::Unwritable {
-                    path: folder.to_owned(),
-                    activation: self.activation.name(),
-                    format: "a SAELens folder",
-                    has: "relu, topk, jumprelu and gated",
-                });
+            Activation::MatchingPursuit {
+                threshold,
+                steps,
+                stop_on_repeat,
+            } if self.w_enc.to_data() == self.w_dec.to_data() => {
+                cfg["architecture"] = "matching_pursuit".into();
+                cfg["residual_threshold"] = (*threshold).into();
+                cfg["max_iterations"] = (*steps).into();
+                cfg["stop_on_duplicate_support"] = (*stop_on_repeat).into();
             }
+            Activation::MatchingPursuit { .. } => {
+                return Err(unwritable("matching_pursuit with an encoder that is not the decoder"));
+            }
+            Activation::GroupMax { .. } => return Err(unwritable(self.activation.name())),
+        }
+        if !matches!(self.activation, Activation::MatchingPursuit { .. }) {
+            arrays.push(("W_enc", w_enc));
         }
         create(folder)?;
         let bytes = safetensors(arrays.iter().map(|(name, array)| (*name, array)), &[]);

@@ -5,7 +5,7 @@ use std::fmt;
 use burn::tensor::Tensor;
 use realign_core::{Batch, Hook, HookPoint, rows};
 
-use crate::Sae;
+use crate::{Sae, TemporalSae};
 
 /// What becomes of the part of the activation that the SAE does not reconstruct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +19,16 @@ pub enum SpliceError {
 /// Replaces the activation at one hook point by an SAE's reconstruction.
 #[derive(Clone)]
 pub struct Splice<'a> {
-    sae: &'a Sae,
+    coder: Coder<'a>,
     at: HookPoint,
     error: SpliceError,
     tokens: Option<fn(&Batch) -> Vec<usize>>,
+}
+
+#[derive(Clone, Copy)]
+enum Coder<'a> {
+    Sae(&'a Sae),
+    Temporal(&'a TemporalSae),
 }
 
 impl<'a> Splice<'a> {
@@ -31,12 +37,24 @@ impl<'a> Splice<'a> {
     /// # Panics
     /// At a linear map's input: a hook cannot replace that one.
     pub fn new(sae: &'a Sae, at: HookPoint, error: SpliceError) -> Self {
+        Self::of(Coder::Sae(sae), at, error)
+    }
+
+    /// Splices a temporal SAE in at `at`, on every token.
+    ///
+    /// # Panics
+    /// As [`Splice::new`], and in a pass that continues a cache: [`TemporalSae::encode`].
+    pub fn temporal(sae: &'a TemporalSae, at: HookPoint, error: SpliceError) -> Self {
+        Self::of(Coder::Temporal(sae), at, error)
+    }
+
+    fn of(coder: Coder<'a>, at: HookPoint, error: SpliceError) -> Self {
         assert!(
             !matches!(at, HookPoint::LinearIn { .. }),
             "Splice: a hook cannot replace the activation at {at}"
         );
         Self {
-            sae,
+            coder,
             at,
             error,
             tokens: None,
@@ -51,7 +69,10 @@ impl<'a> Splice<'a> {
     }
 
     fn apply(&self, x: Tensor<2>, batch: &Batch) -> Tensor<2> {
-        let replaced = self.sae.forward(x.clone());
+        let replaced = match self.coder {
+            Coder::Sae(sae) => sae.forward(x.clone()),
+            Coder::Temporal(sae) => sae.forward(x.clone(), batch),
+        };
         let replaced = match self.error {
             SpliceError::Keep => {
                 let error = x.clone() - replaced.clone();
@@ -68,8 +89,12 @@ impl<'a> Splice<'a> {
 
 impl fmt::Debug for Splice<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sae = match self.coder {
+            Coder::Sae(sae) => sae.activation.name(),
+            Coder::Temporal(_) => "temporal",
+        };
         f.debug_struct("Splice")
-            .field("sae", &self.sae.activation.name())
+            .field("sae", &sae)
             .field("at", &self.at)
             .field("error", &self.error)
             .finish()

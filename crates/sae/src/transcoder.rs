@@ -30,7 +30,7 @@ pub struct Transcoder {
 }
 
 impl Transcoder {
-    /// Reads a transcoder of SAELens 6 or sparsify, whichever lies at `path`.
+    /// Reads a transcoder of SAELens 6, sparsify or Gemma Scope 2, whichever lies at `path`.
     ///
     /// # Errors
     /// Those of [`crate::Sae::load`].

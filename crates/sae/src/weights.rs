@@ -28,11 +28,20 @@ pub(crate) struct Weights {
 /// An [`Activation`] on the host.
 pub(crate) enum Kind {
     TopK(usize),
+    AbsTopK(usize),
     BatchTopK(f32),
     JumpRelu(Vec<f32>),
     Relu,
-    Gated { r_mag: Vec<f32>, b_mag: Vec<f32> },
+    Gated {
+        r_mag: Vec<f32>,
+        b_mag: Vec<f32>,
+    },
     GroupMax(usize),
+    MatchingPursuit {
+        threshold: f32,
+        steps: usize,
+        stop_on_repeat: bool,
+    },
 }
 
 impl Weights {
@@ -133,6 +142,7 @@ impl Kind {
         };
         match self {
             Self::TopK(k) => Activation::TopK { k },
+            Self::AbsTopK(k) => Activation::AbsTopK { k },
             Self::BatchTopK(threshold) => Activation::BatchTopK { threshold },
             Self::JumpRelu(threshold) => Activation::JumpRelu {
                 threshold: vector(threshold),
@@ -143,10 +153,19 @@ impl Kind {
                 b_mag: vector(b_mag),
             },
             Self::GroupMax(k) => Activation::GroupMax { k },
+            Self::MatchingPursuit {
+                threshold,
+                steps,
+                stop_on_repeat,
+            } => Activation::MatchingPursuit {
+                threshold,
+                steps,
+                stop_on_repeat,
+            },
         }
     }
 }
 
-fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+pub(crate) fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(data, shape), device)
 }

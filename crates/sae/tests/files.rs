@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use realign_arrays::{Array, Arrays, safetensors};
 use realign_core::HookPoint;
 use realign_run::Seed;
-use realign_sae::{Activation, Format, Latents, Sae, SaeConfig, Transcoder};
+use realign_sae::{Activation, Format, Latents, Metadata, Sae, SaeConfig, Transcoder};
 use serde_json::{Map, Value, json};
 
 #[derive(serde::Deserialize)]
@@ -17,10 +17,13 @@ struct Reference {
     /// `(latent, activation)` of the active ones.
     activations: Vec<Vec<(u32, f32)>>,
     reconstructions: Vec<Vec<f32>>,
+    /// Where SAELens says that a file of Gemma Scope 2 belongs.
+    #[serde(default)]
+    metadata: Map<String, Value>,
 }
 
 /// Each with its activation and where it belongs.
-const SAES: [(&str, &str, Option<HookPoint>); 19] = [
+const SAES: [(&str, &str, Option<HookPoint>); 23] = [
     ("saelens_topk", "topk", Some(HookPoint::ResidPost(16))),
     ("saelens_topk_rescaled", "topk", Some(HookPoint::ResidPost(16))),
     ("saelens_standard", "relu", Some(HookPoint::ResidPost(16))),
@@ -33,6 +36,14 @@ const SAES: [(&str, &str, Option<HookPoint>); 19] = [
         Some(HookPoint::ResidPost(16)),
     ),
     ("saelens_matryoshka", "batchtopk", Some(HookPoint::ResidPost(16))),
+    ("saelens_abstopk", "abstopk", Some(HookPoint::ResidPost(16))),
+    ("saelens_abstopk_rescaled", "abstopk", Some(HookPoint::ResidPost(16))),
+    ("saelens_pursuit", "matching_pursuit", Some(HookPoint::ResidPost(16))),
+    (
+        "saelens_pursuit_repeating",
+        "matching_pursuit",
+        Some(HookPoint::ResidPost(16)),
+    ),
     ("saelens_legacy", "relu", Some(HookPoint::ResidPost(16))),
     ("saelens_legacy_topk", "topk", Some(HookPoint::ResidPost(16))),
     ("sparsify/layers.10", "topk", Some(HookPoint::ResidPost(10))),
@@ -46,6 +57,17 @@ const SAES: [(&str, &str, Option<HookPoint>); 19] = [
     ("dictionary_jumprelu", "jumprelu", Some(HookPoint::ResidPost(16))),
 ];
 const GEMMA_SCOPE: &str = "gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71";
+const GEMMA_SCOPE_2: &str = "gemma-scope-2-1b-pt";
+const GEMMA_SCOPE_2_SAES: [(&str, HookPoint); 3] = [
+    ("resid_post/layer_7_width_16k_l0_small", HookPoint::ResidPost(7)),
+    ("attn_out/layer_7_width_16k_l0_small", HookPoint::Z(7)),
+    ("mlp_out_all/layer_7_width_16k_l0_small", HookPoint::MlpOut(7)),
+];
+const GEMMA_SCOPE_2_TRANSCODERS: [&str; 3] = [
+    "transcoder/layer_7_width_16k_l0_small",
+    "transcoder_all/layer_7_width_16k_l0_small_affine",
+    "transcoder_all/layer_8_width_16k_l0_big_affine",
+];
 const TRANSCODERS: [(&str, &str); 4] = [
     ("saelens_transcoder", "relu"),
     ("saelens_skip_transcoder", "relu"),
@@ -82,14 +104,14 @@ fn compare(name: &str, reference: &Reference, latents: &Latents, out: Tensor<2>)
         let at = t * columns..(t + 1) * columns;
         let mut found: Vec<(u32, f32)> = at
             .map(|j| (indices[j], values[j]))
-            .filter(|(_, value)| *value > 0.0)
+            .filter(|(_, value)| *value != 0.0)
             .collect();
         found.sort_by_key(|(latent, _)| *latent);
         let mut wanted = wanted.clone();
         wanted.sort_by_key(|(latent, _)| *latent);
         assert_eq!(found.len(), wanted.len(), "{name}, token {t}: {found:?} {wanted:?}");
         for (found, wanted) in found.iter().zip(wanted) {
-            let near = (found.1 - wanted.1).abs() <= 2e-5 * wanted.1.max(1.0);
+            let near = (found.1 - wanted.1).abs() <= 2e-5 * wanted.1.abs().max(1.0);
             assert!(found.0 == wanted.0 && near, "{name}, token {t}: {found:?} {wanted:?}");
         }
     }
@@ -136,6 +158,136 @@ fn transcoders_give_the_original_librarys_numbers_and_are_no_saes() {
         .unwrap_err()
         .to_string();
     assert!(sae.contains("no transcoder"), "{sae}");
+}
+
+/// As SAELens tells it, where it tells anything.
+fn same_place(name: &str, found: &Metadata, wanted: &Map<String, Value>) {
+    let found = serde_json::to_value(found).unwrap();
+    assert!(!wanted.is_empty(), "{name}");
+    for (field, wanted) in wanted.iter().filter(|(_, wanted)| !wanted.is_null()) {
+        assert_eq!(found.get(field), Some(wanted), "{name}: {field}");
+    }
+}
+
+#[test]
+fn gemma_scope_2_gives_saelens_numbers_and_names() {
+    for (id, at) in GEMMA_SCOPE_2_SAES {
+        let name = format!("{GEMMA_SCOPE_2}/{id}");
+        let sae = load(fixture(&name));
+        assert_eq!((sae.activation.name(), sae.at()), ("jumprelu", Some(at)), "{name}");
+        same_numbers(&name, &sae);
+        same_place(&name, &sae.metadata, &reference(&name).metadata);
+    }
+    for id in GEMMA_SCOPE_2_TRANSCODERS {
+        let name = format!("{GEMMA_SCOPE_2}/{id}");
+        let coder = Transcoder::load(fixture(&name), &Device::flex()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(coder.w_skip.is_some(), id.ends_with("affine"), "{name}");
+        let reference = reference(&name);
+        let x = matrix(&reference.inputs);
+        compare(&name, &reference, &coder.encode(x.clone()), coder.forward(x));
+        same_place(&name, &coder.metadata, &reference.metadata);
+        assert!(error(&fixture(&name)).contains("a transcoder"), "{name}");
+    }
+}
+
+#[test]
+fn settings_of_gemma_scope_2_that_are_not_supported_are_refused_by_name() {
+    for (field, value, named) in [
+        (
+            "architecture",
+            json!("topk"),
+            "`architecture`: expected jump_relu, found `\"topk\"`",
+        ),
+        ("architecture", json!(null), "`architecture`"),
+        ("affine_connection", json!(true), "`affine_connection`: expected false"),
+        ("affine_connection", json!("no"), "`affine_connection`"),
+        ("hf_hook_point_in", json!(7), "`hf_hook_point_in`: expected a text"),
+        ("hf_hook_point_out", json!("model.layers.7.mlp.output"), "a transcoder"),
+    ] {
+        let folder = copied(&format!("{GEMMA_SCOPE_2}/{}", GEMMA_SCOPE_2_SAES[0].0));
+        let error = after(folder.path(), "config.json", None, field, value);
+        assert!(error.contains(named), "{field}: {error}");
+    }
+    // What is neither configured nor told by the path is an SAE that belongs nowhere.
+    let folder = copied(&format!("{GEMMA_SCOPE_2}/{}", GEMMA_SCOPE_2_SAES[2].0));
+    let sae = load(folder.path());
+    assert_eq!((sae.at(), sae.metadata.model_name), (None, None));
+    let path = folder.path().join("params.safetensors");
+    for (name, array, named) in [
+        ("w_dec", Some(vec![24, 2, 8]), "2 layers: a cross-layer transcoder"),
+        ("w_dec", Some(vec![24, 9]), "expected shape [24, 8], found [24, 9]"),
+        ("w_enc", Some(vec![192]), "`w_enc`: expected a matrix [d_in, d_sae]"),
+        ("w_enc", None, "`w_enc`: expected a matrix [d_in, d_sae]"),
+        ("threshold", Some(vec![1]), "`threshold`"),
+        (
+            "affine_skip_connection",
+            Some(vec![8, 8]),
+            "`affine_skip_connection`: expected no such array",
+        ),
+    ] {
+        let mut arrays = Arrays::read(
+            fixture(GEMMA_SCOPE_2)
+                .join(GEMMA_SCOPE_2_SAES[2].0)
+                .join("params.safetensors"),
+        )
+        .unwrap();
+        let names: Vec<String> = arrays.shapes().map(|(name, _)| name.to_owned()).collect();
+        let mut all: Vec<(String, Array)> = names
+            .into_iter()
+            .map(|name| (name.clone(), arrays.pop(&name).unwrap()))
+            .collect();
+        all.retain(|(other, _)| other != name);
+        if let Some(shape) = array {
+            let n = shape.iter().product();
+            all.push((name.into(), Array::new(shape, vec![0.5; n])));
+        }
+        fs::write(
+            &path,
+            safetensors(all.iter().map(|(name, array)| (&name[..], array)), &[]),
+        )
+        .unwrap();
+        let error = error(folder.path());
+        assert!(
+            error.contains(named) && error.contains("params.safetensors"),
+            "{name}: {error}"
+        );
+    }
+}
+
+#[test]
+fn settings_of_a_pursuit_that_are_not_supported_are_refused_by_name() {
+    for (field, value, named) in [
+        ("max_iterations", json!(0), "`max_iterations`"),
+        ("max_iterations", json!("9"), "`max_iterations`: expected an integer"),
+        (
+            "residual_threshold",
+            json!("none"),
+            "`residual_threshold`: expected a number",
+        ),
+        (
+            "residual_threshold",
+            json!(1e300),
+            "`residual_threshold`: expected a number",
+        ),
+        ("stop_on_duplicate_support", json!(1), "`stop_on_duplicate_support`"),
+        ("apply_b_dec_to_input", json!("yes"), "`apply_b_dec_to_input`"),
+        ("normalize_activations", json!("layer_norm"), "layer_norm"),
+        ("d_sae", json!(23), "`W_dec`"),
+    ] {
+        let error = after(copied("saelens_pursuit").path(), CONFIG, None, field, value);
+        assert!(error.contains(named), "{field}: {error}");
+    }
+    let folder = copied("saelens_pursuit_repeating");
+    let error = after(folder.path(), CONFIG, None, "max_iterations", json!(4097));
+    assert!(error.contains("`max_iterations`: expected at most 4096"), "{error}");
+    // A latent that comes again ends it in time.
+    let said = after(folder.path(), CONFIG, None, "stop_on_duplicate_support", json!(true));
+    assert_eq!(said, "");
+    // SAELens has no place for an encoder of its own.
+    let mut sae = load(fixture("saelens_pursuit"));
+    sae.w_enc = sae.w_enc * 2.0;
+    let error = sae.save(tempfile::tempdir().unwrap().path()).unwrap_err().to_string();
+    assert!(error.contains("an encoder that is not the decoder"), "{error}");
 }
 
 /// Where written SAEs go: `REALIGN_WRITTEN`, for `tests/reference/saes.py check`, or a folder that does not stay.
@@ -194,6 +346,14 @@ fn formats_are_recognised_by_the_files_that_are_there() {
         ("dictionary_topk", Format::DictionaryLearning),
         ("dictionary_topk/ae.pt", Format::DictionaryLearning),
         (GEMMA_SCOPE, Format::GemmaScope),
+        (
+            "gemma-scope-2-1b-pt/attn_out/layer_7_width_16k_l0_small",
+            Format::GemmaScope2,
+        ),
+        (
+            "gemma-scope-2-1b-pt/attn_out/layer_7_width_16k_l0_small/config.json",
+            Format::GemmaScope2,
+        ),
     ] {
         assert_eq!(Format::of(fixture(path)).unwrap().0, format, "{path}");
     }
@@ -219,7 +379,8 @@ fn formats_are_recognised_by_the_files_that_are_there() {
 fn where_there_is_no_sae_the_error_lists_what_was_looked_for() {
     let folder = tempfile::tempdir().unwrap();
     let empty = error(folder.path());
-    let wanted = "expected a folder with one of sae_weights.safetensors, sae.safetensors, ae.pt, params.npz";
+    let wanted =
+        "expected a folder with one of sae_weights.safetensors, sae.safetensors, ae.pt, params.npz, params.safetensors";
     assert!(empty.contains(wanted) && empty.contains("an empty folder"), "{empty}");
     fs::write(folder.path().join("notes.txt"), "x").unwrap();
     assert!(error(folder.path()).contains("found notes.txt"));
@@ -297,9 +458,13 @@ fn after(folder: &Path, file: &str, inside: Option<&str>, field: &str, value: Va
 #[test]
 fn settings_of_saelens_that_are_not_supported_are_refused_by_name() {
     for (field, value, named) in [
-        ("architecture", json!("abstopk"), "abstopk"),
+        ("architecture", json!("no-such"), "no-such"),
         ("architecture", json!("temporal"), "temporal"),
-        ("architecture", json!("matching_pursuit"), "matching_pursuit"),
+        (
+            "architecture",
+            json!("matching_pursuit"),
+            "`W_enc`: expected no such array",
+        ),
         ("architecture", Value::Null, "architecture"),
         ("architecture", json!("jumprelu"), "`threshold`"),
         ("architecture", json!("gated"), "`b_gate`"),
@@ -508,6 +673,11 @@ fn a_folder_cut_anywhere_is_an_error() {
         ("sparsify/layers.10", [CONFIG, "sae.safetensors"]),
         ("dictionary_topk", ["config.json", "ae.pt"]),
         (GEMMA_SCOPE, ["params.npz"; 2]),
+        ("saelens_pursuit", [CONFIG, WEIGHTS]),
+        (
+            "gemma-scope-2-1b-pt/resid_post/layer_7_width_16k_l0_small",
+            ["config.json", "params.safetensors"],
+        ),
     ] {
         let folder = copied(name);
         for file in files {
@@ -534,6 +704,11 @@ fn numbers_that_are_not_finite_are_refused_in_every_format() {
         ("saelens_jumprelu", WEIGHTS),
         ("sparsify/layers.10", "sae.safetensors"),
         ("dictionary_topk", "ae.pt"),
+        ("saelens_pursuit", WEIGHTS),
+        (
+            "gemma-scope-2-1b-pt/resid_post/layer_7_width_16k_l0_small",
+            "params.safetensors",
+        ),
     ] {
         let folder = copied(name);
         let path = folder.path().join(file);

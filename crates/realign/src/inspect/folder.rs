@@ -1,4 +1,4 @@
-//! Folders: models, adapters, autoencoders, directions, runs.
+//! Folders: models, adapters, directions, runs.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::found::{Found, counted};
 use super::json::{self, arms};
+use super::sae;
 use super::tensors::Header;
 
 /// What a folder holds; none where no kind fits.
@@ -18,7 +19,7 @@ pub fn inspect(path: &Path, access: Access) -> Option<Found> {
     } else if has("adapter_config.json") {
         Some(adapter(path, access))
     } else if has("cfg.json") {
-        Some(sae(path, access))
+        Some(sae::described(path, access))
     } else if has("direction.json") {
         Some(direction(path))
     } else if let Some(layers) = sparsify_layers(path) {
@@ -30,7 +31,9 @@ pub fn inspect(path: &Path, access: Access) -> Option<Found> {
         ));
         Some(found)
     } else if has("ae.pt") {
-        Some(dictionary(path))
+        Some(sae::dictionary(path))
+    } else if has("params.safetensors") {
+        Some(sae::gemma_scope_2(path, access))
     } else if has("config.json") {
         Some(model(path, access))
     } else if has("W_enc_0.safetensors") {
@@ -190,102 +193,6 @@ fn pairs(found: &mut Found, header: &Header) {
     found.fact("adapted", counted(ranks));
 }
 
-fn sae(path: &Path, access: Access) -> Found {
-    let mut found = Found::new(path, "sae", "sparse autoencoder");
-    let Some(cfg) = found.try_to(json::read(&path.join("cfg.json"))) else {
-        return found;
-    };
-    let number = |name: &str| {
-        cfg.get(name)
-            .and_then(Value::as_u64)
-            .and_then(|n| usize::try_from(n).ok())
-    };
-    let sparsify = cfg.contains_key("num_latents") || cfg.contains_key("expansion_factor");
-    let d_in = number("d_in");
-    let (weights, d_sae, encoder, transposed) = if sparsify {
-        found.kind = "sparsify-sae";
-        found.what = "sparse autoencoder (sparsify)".into();
-        let latents = number("num_latents").filter(|&n| n > 0);
-        let expanded = d_in
-            .zip(number("expansion_factor"))
-            .and_then(|(d, by)| d.checked_mul(by));
-        ("sae.safetensors", latents.or(expanded), "encoder.weight", true)
-    } else {
-        found.kind = "saelens-sae";
-        found.what = "sparse autoencoder (SAELens)".into();
-        ("sae_weights.safetensors", number("d_sae"), "W_enc", false)
-    };
-    let names = [
-        "architecture",
-        "activation",
-        "k",
-        "d_in",
-        "dtype",
-        "normalize_activations",
-        "transcode",
-        "skip_connection",
-    ];
-    facts(&mut found, &cfg, &names.map(|name| (name, name)));
-    found.fact_if("latents", d_sae);
-    if let Some(Value::Object(metadata)) = cfg.get("metadata") {
-        facts(
-            &mut found,
-            metadata,
-            &["model_name", "hook_name", "sae_lens_version"].map(|name| (name, name)),
-        );
-    }
-    let header = Header::read(&path.join(weights), access);
-    if let Some(header) = found.try_to(header) {
-        found.fact("tensors", header.summary());
-        let expected = match (d_in, d_sae) {
-            (Some(d_in), Some(d_sae)) if transposed => Some([d_sae, d_in]),
-            (Some(d_in), Some(d_sae)) => Some([d_in, d_sae]),
-            _ => None,
-        };
-        match (expected, header.shape(encoder)) {
-            (_, None) => found.problem(format!("{weights}: no tensor `{encoder}`")),
-            (Some(expected), Some(shape)) if shape != expected => {
-                found.problem(format!(
-                    "{weights}: {encoder}: expected {expected:?}, as cfg.json says, found {shape:?}"
-                ));
-            }
-            (None, _) => found.problem("cfg.json: expected d_in and the number of latents, found none"),
-            _ => {}
-        }
-    }
-    found.fit(format!("realign diff BASE TUNED --sae {} --out DIR", path.display()));
-    found
-}
-
-fn dictionary(path: &Path) -> Found {
-    let mut found = Found::new(
-        path,
-        "dictionary-learning-sae",
-        "sparse autoencoder (dictionary_learning)",
-    );
-    let config = path.join("config.json");
-    if let Some(config) = found.try_to(json::read(&config)) {
-        match config.get("trainer").and_then(Value::as_object) {
-            Some(trainer) => {
-                let names = [
-                    "dict_class",
-                    "activation_dim",
-                    "dict_size",
-                    "k",
-                    "layer",
-                    "lm_name",
-                    "submodule_name",
-                ];
-                facts(&mut found, trainer, &names.map(|name| (name, name)));
-            }
-            None => found.problem("config.json: expected `trainer`, found none"),
-        }
-    }
-    found.fact("weights", "ae.pt, a pickle; realign runs no code from it");
-    found.fit(format!("realign diff BASE TUNED --sae {} --out DIR", path.display()));
-    found
-}
-
 fn direction(path: &Path) -> Found {
     let mut found = Found::new(path, "direction", "direction");
     // Some thousand numbers.
@@ -358,7 +265,7 @@ fn sparsify_layers(path: &Path) -> Option<Vec<String>> {
 }
 
 /// Fields that are there and not null, under other names.
-fn facts(found: &mut Found, fields: &Map<String, Value>, names: &[(&str, &str)]) {
+pub fn facts(found: &mut Found, fields: &Map<String, Value>, names: &[(&str, &str)]) {
     for (field, name) in names {
         match fields.get(*field) {
             None | Some(Value::Null) => {}

@@ -122,7 +122,7 @@ pub fn inspect(path: &Path, fields: &Map<String, Value>) -> Option<Found> {
                 text("peft_type").unwrap_or_default()
             ),
         )
-    } else if has(&["d_in", "d_sae"]) || has(&["d_in", "num_latents"]) {
+    } else if has(&["d_in", "d_sae"]) || has(&["d_in", "num_latents"]) || has(&["architecture", "hf_hook_point_in"]) {
         described("sae-config", "configuration of a sparse autoencoder".into())
     } else if has(&["trainer"]) {
         described(

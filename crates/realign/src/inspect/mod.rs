@@ -5,6 +5,7 @@ mod folder;
 mod found;
 mod gguf;
 mod json;
+mod sae;
 mod tensors;
 
 use std::fs::File;

@@ -77,7 +77,7 @@ pub fn safetensors(path: &Path, access: Access) -> Found {
     let folder = path.parent().unwrap_or(Path::new("."));
     let (kind, what) = if has(".lora_A.") {
         ("peft-weights", "weights of a PEFT adapter")
-    } else if has("W_enc") || (has("encoder.weight") && has("W_dec")) {
+    } else if has("W_enc") || has("W_dec") || (has("w_enc") && has("w_dec")) {
         ("sae-weights", "weights of a sparse autoencoder")
     } else if has("embed_tokens") || has("wte.") || has("embed_in") || has("model.layers.") {
         ("model-weights", "weights of a model, or a part of them")

@@ -12,7 +12,7 @@ use realign::data::{Answered, answers_csv, broad, jsonl};
 use realign::lora::LoraConfig;
 use realign::model::LlamaConfig;
 use realign::run::{Manifest, RunFolder, Seed};
-use realign::sae::SaeConfig;
+use realign::sae::{Activation, SaeConfig};
 use realign::steering::{ControlVector, Direction};
 
 use crate::bounds::alone;
@@ -48,7 +48,17 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let lora = LoraConfig::new(1).with_layers([1]).with_sites([Site::ALL[1]]);
     let lora = lora.init(&LlamaConfig::tiny().shape(), &Seed::new(1), &device);
     realign::lora::save(&lora, "base", at).unwrap();
-    SaeConfig::new(4, 6, 2).init(&Seed::new(1), &device).save(at).unwrap();
+    let mut sae = SaeConfig::new(4, 6, 2).init(&Seed::new(1), &device);
+    sae.save(at).unwrap();
+    sae.activation = Activation::AbsTopK { k: 2 };
+    sae.save(at.join("abstopk")).unwrap();
+    sae.activation = Activation::MatchingPursuit {
+        threshold: 0.01,
+        steps: 4,
+        stop_on_repeat: true,
+    };
+    sae.save(at.join("pursuit")).unwrap();
+    let temporal = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sae/tests/fixtures/saelens_temporal_uncentred");
     let floats = || Tensor::from_floats([1.0, -2.0, 3.0], &device);
     Direction::new(HookPoint::ResidPost(1), floats(), "d").save(at).unwrap();
     let vector = ControlVector {
@@ -102,6 +112,22 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             pair(at, "adapter_config.json", "adapter_model.safetensors"),
         ),
         ("sae", "topk", pair(at, "cfg.json", "sae_weights.safetensors")),
+        (
+            "sae",
+            "abstopk",
+            pair(&at.join("abstopk"), "cfg.json", "sae_weights.safetensors"),
+        ),
+        (
+            "sae",
+            "pursuit",
+            pair(&at.join("pursuit"), "cfg.json", "sae_weights.safetensors"),
+        ),
+        // By SAELens: nobody here writes one.
+        (
+            "sae",
+            "temporal",
+            pair(&temporal, "cfg.json", "sae_weights.safetensors"),
+        ),
         ("vector", "two", std::fs::read(at.join("vector.gguf")).unwrap()),
         (
             "direction",
