@@ -3,7 +3,6 @@
 //! With a handful of rows a product is as fast as its weight comes from memory; the gemm crate's packing for larger
 //! products would read and write it once more.
 
-use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::wide::{LANES, Wide, Work, with_wide};
@@ -11,25 +10,18 @@ use super::wide::{LANES, Wide, Work, with_wide};
 /// Most rows for which this beats the gemm crate.
 pub(super) const MOST_ROWS: usize = 32;
 
-/// Rows whose sums are in registers at a time.
-const ROWS: usize = 4;
-
-/// Registers across, of each row.
-const WIDE: usize = 4;
-
-/// Output columns of a task.
+/// Output columns of a task where the weight lies by outputs.
 const COLUMNS: usize = 64;
 
-/// Rows of `w` that [`one_row`] reads at a time.
-const AT_ONCE: usize = 8;
+/// Numbers of a task's output where it lies by inputs: they stay in the nearest cache while all of the weight goes by.
+const NEAR: usize = 8192;
 
-/// `x [m, k] · w [k, n]`, both row-major.
+/// `x [m, k] · w [k, n]`, both row-major. The weight comes from memory, which likes long runs: a task has as many columns as there are
+/// tasks for, and adds up whole runs of them, not registers. A number is the same whatever other rows there are.
 pub(super) fn product(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
-    if m == 1 {
-        return one_row(x, w, n);
-    }
-    by_columns([m, n], |columns, out| {
-        Arch::new().dispatch(Stripe {
+    let columns = n.div_ceil(rayon::current_num_threads()).min(NEAR / m);
+    by_columns([m, n], columns.next_multiple_of(LANES), |columns, out| {
+        with_wide(Runs {
             x,
             w,
             sizes: [m, k, n],
@@ -39,60 +31,69 @@ pub(super) fn product(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
     })
 }
 
-/// `x [k] · w [k, n]`. The weight comes from memory, which likes long runs: a task has as many columns as there are tasks for, and
-/// adds up whole runs of them, not registers.
-fn one_row(x: &[f32], w: &[f32], n: usize) -> Vec<f32> {
-    let mut out = vec![0.0; n];
-    let columns = n.div_ceil(rayon::current_num_threads()).next_multiple_of(LANES);
-    out.par_chunks_mut(columns).enumerate().for_each(|(task, out)| {
-        let first = task * columns;
-        with_wide(Runs { x, w, n, first, out });
-    });
-    out
-}
-
-/// Some columns of `x · w` for one row `x`.
+/// Some columns of `x · w`.
 struct Runs<'a> {
     x: &'a [f32],
     w: &'a [f32],
-    n: usize,
+    sizes: [usize; 3],
     first: usize,
     out: &'a mut [f32],
 }
 
 impl Work for Runs<'_> {
     #[inline(always)]
-    fn run<W: Wide>(self, wide: W) {
-        let Self { x, w, n, first, out } = self;
-        let columns = out.len();
-        let (sums, left) = out.as_chunks_mut::<LANES>();
-        let whole = x.len() / AT_ONCE * AT_ONCE;
-        for i in (0..whole).step_by(AT_ONCE) {
-            let (mut rows, mut by) = ([&w[..0]; AT_ONCE], [wide.splat(0.0); AT_ONCE]);
-            for r in 0..AT_ONCE {
-                rows[r] = &w[(i + r) * n + first..][..columns];
-                by[r] = wide.splat(x[i + r]);
+    fn run<W: Wide>(mut self, wide: W) {
+        if W::REGISTERS >= 32 {
+            self.all::<W, 8>(wide);
+        } else {
+            self.all::<W, 4>(wide);
+        }
+    }
+}
+
+impl Runs<'_> {
+    #[inline(always)]
+    fn all<W: Wide, const K: usize>(&mut self, wide: W) {
+        let k = self.sizes[1];
+        for i in (0..k / K * K).step_by(K) {
+            self.add::<W, K>(wide, i);
+        }
+        for i in k / K * K..k {
+            self.add::<W, 1>(wide, i);
+        }
+    }
+
+    /// Adds what `K` rows of the weight from `i` on give.
+    #[inline(always)]
+    fn add<W: Wide, const K: usize>(&mut self, wide: W, i: usize) {
+        let [m, k, n] = self.sizes;
+        let columns = self.out.len() / m;
+        let mut runs = [&self.w[..0]; K];
+        for t in 0..K {
+            runs[t] = &self.w[(i + t) * n + self.first..][..columns];
+        }
+        for c in 0..columns / LANES {
+            let mut registers = [wide.splat(0.0); K];
+            for t in 0..K {
+                registers[t] = wide.load(chunk(runs[t], c));
             }
-            let runs = rows.map(|row| row.as_chunks::<LANES>().0);
-            for (c, sums) in sums.iter_mut().enumerate() {
-                let mut sum = wide.load(sums);
-                for r in 0..AT_ONCE {
-                    sum = wide.mul_add(by[r], wide.load(&runs[r][c]), sum);
+            for row in 0..m {
+                let x: &[f32; K] = self.x[row * k + i..].first_chunk().expect("as many inputs as weights");
+                let out = self.out[row * columns + c * LANES..]
+                    .first_chunk_mut()
+                    .expect("a whole register");
+                let mut sum = wide.load(out);
+                for t in 0..K {
+                    sum = wide.mul_add(wide.splat(x[t]), registers[t], sum);
                 }
-                *sums = wide.store(sum);
+                *out = wide.store(sum);
             }
         }
-        for i in whole..x.len() {
-            let row = &w[i * n + first..][..columns];
-            let (runs, _) = row.as_chunks::<LANES>();
-            for (sums, run) in sums.iter_mut().zip(runs) {
-                *sums = wide.store(wide.mul_add(wide.splat(x[i]), wide.load(run), wide.load(sums)));
-            }
-        }
-        let from = first + columns - left.len();
-        for (c, sum) in left.iter_mut().enumerate() {
-            for (i, x) in x.iter().enumerate() {
-                *sum += x * w[i * n + from + c];
+        for c in columns / LANES * LANES..columns {
+            for row in 0..m {
+                for t in 0..K {
+                    self.out[row * columns + c] += self.x[row * k + i + t] * runs[t][c];
+                }
             }
         }
     }
@@ -100,7 +101,7 @@ impl Work for Runs<'_> {
 
 /// `x [m, k] · wᵀ` for `w [n, k]`, both row-major.
 pub(super) fn product_transposed(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
-    by_columns([m, n], |columns, out| {
+    by_columns([m, n], COLUMNS, |columns, out| {
         let w = &w[columns.start * k..columns.end * k];
         with_wide(Dots {
             x,
@@ -111,12 +112,16 @@ pub(super) fn product_transposed(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) ->
     })
 }
 
-/// Computes the output `[m, n]` in stripes of columns, each by one task into a buffer `[m, columns]`.
-fn by_columns([m, n]: [usize; 2], stripe: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
-    let stripes: Vec<Vec<f32>> = (0..n.div_ceil(COLUMNS))
+/// Computes the output `[m, n]` in stripes of so many columns, each by one task into a buffer `[m, columns]`.
+fn by_columns(
+    [m, n]: [usize; 2],
+    columns: usize,
+    stripe: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let stripes: Vec<Vec<f32>> = (0..n.div_ceil(columns))
         .into_par_iter()
         .map(|task| {
-            let columns = task * COLUMNS..n.min((task + 1) * COLUMNS);
+            let columns = task * columns..n.min((task + 1) * columns);
             let mut out = vec![0.0; m * columns.len()];
             stripe(columns, &mut out);
             out
@@ -130,91 +135,6 @@ fn by_columns([m, n]: [usize; 2], stripe: impl Fn(std::ops::Range<usize>, &mut [
         }
     }
     out
-}
-
-/// Some columns of `x · w`.
-struct Stripe<'a> {
-    x: &'a [f32],
-    w: &'a [f32],
-    sizes: [usize; 3],
-    first: usize,
-    out: &'a mut [f32],
-}
-
-impl WithSimd for Stripe<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let [m, k, n] = self.sizes;
-        let columns = self.out.len() / m;
-        let (step, one) = (WIDE * S::F32_LANES, S::F32_LANES);
-        let (wide, whole) = (columns / step * step, columns / one * one);
-        let mut row = 0;
-        while row < m {
-            let x = &self.x[row * k..];
-            let out = &mut self.out[row * columns..];
-            for column in (0..wide).step_by(step) {
-                let at = (self.first + column, column);
-                match m - row {
-                    1 => sums::<S, 1, WIDE>(simd, x, self.w, [k, n, columns], at, out),
-                    2 => sums::<S, 2, WIDE>(simd, x, self.w, [k, n, columns], at, out),
-                    3 => sums::<S, 3, WIDE>(simd, x, self.w, [k, n, columns], at, out),
-                    _ => sums::<S, ROWS, WIDE>(simd, x, self.w, [k, n, columns], at, out),
-                }
-            }
-            for column in (wide..whole).step_by(one) {
-                let at = (self.first + column, column);
-                match m - row {
-                    1 => sums::<S, 1, 1>(simd, x, self.w, [k, n, columns], at, out),
-                    2 => sums::<S, 2, 1>(simd, x, self.w, [k, n, columns], at, out),
-                    3 => sums::<S, 3, 1>(simd, x, self.w, [k, n, columns], at, out),
-                    _ => sums::<S, ROWS, 1>(simd, x, self.w, [k, n, columns], at, out),
-                }
-            }
-            for column in whole..columns {
-                for row in 0..ROWS.min(m - row) {
-                    let mut sum = 0.0;
-                    for i in 0..k {
-                        sum += x[row * k + i] * self.w[i * n + self.first + column];
-                    }
-                    out[row * columns + column] = sum;
-                }
-            }
-            row += ROWS;
-        }
-    }
-}
-
-/// `R` rows times `W` registers of columns, summed in registers.
-#[inline(always)]
-fn sums<S: Simd, const R: usize, const W: usize>(
-    simd: S,
-    x: &[f32],
-    w: &[f32],
-    [k, n, columns]: [usize; 3],
-    (from, to): (usize, usize),
-    out: &mut [f32],
-) {
-    let lanes = S::F32_LANES;
-    let mut sums = [[simd.splat_f32s(0.0); W]; R];
-    for i in 0..k {
-        let w = &w[i * n + from..][..W * lanes];
-        let mut registers = [simd.splat_f32s(0.0); W];
-        for c in 0..W {
-            registers[c] = load::<S>(&w[c * lanes..][..lanes]);
-        }
-        for r in 0..R {
-            let x = simd.splat_f32s(x[r * k + i]);
-            for c in 0..W {
-                sums[r][c] = simd.mul_add_f32s(x, registers[c], sums[r][c]);
-            }
-        }
-    }
-    for r in 0..R {
-        let out = &mut out[r * columns + to..][..W * lanes];
-        out.copy_from_slice(bytemuck::cast_slice(&sums[r]));
-    }
 }
 
 /// Some columns of `x · wᵀ`: dot products with the rows of `w`.
@@ -353,11 +273,6 @@ fn add<W: Wide, const R: usize, const C: usize>(
 #[inline(always)]
 fn chunk(row: &[f32], i: usize) -> &[f32; LANES] {
     row[i * LANES..][..LANES].try_into().expect("as many as asked for")
-}
-
-#[inline(always)]
-fn load<S: Simd>(x: &[f32]) -> S::f32s {
-    bytemuck::pod_read_unaligned(bytemuck::cast_slice(x))
 }
 
 #[cfg(test)]
