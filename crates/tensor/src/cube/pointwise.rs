@@ -124,7 +124,7 @@ fn value_and_slope(x: f32, #[comptime] activation: Activation) -> (f32, f32) {
             (value, share + value * (1.0f32 - share))
         }
         Activation::Gelu => {
-            let share = 0.5f32 * (1.0f32 + (x * comptime!(std::f32::consts::FRAC_1_SQRT_2)).erf());
+            let share = 0.5f32 * (1.0f32 + Erf::erf(x * comptime!(std::f32::consts::FRAC_1_SQRT_2)));
             let bell = comptime!(0.5 * ROOT_2_OVER_PI) * (-0.5f32 * x * x).exp();
             (x * share, share + x * bell)
         }
