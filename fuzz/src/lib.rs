@@ -11,8 +11,8 @@ use realign::arrays::Arrays;
 use realign::burn::tensor::{Device, Tensor};
 use realign::core::{Batch, Shape};
 use realign::data::{
-    OnBad, QuestionSet, answer_pairs, answers_csv, load_question_set, read_answers, read_conversations,
-    read_question_yaml,
+    OnBad, QuestionSet, answer_pairs, answers_csv, jsonl as write_jsonl, load_broad, load_conversations,
+    load_question_set, parquet_about, read_answers, read_conversations, read_question_yaml,
 };
 use realign::model::{
     ChatTemplate, Checkpoint, DecoderConfig, FileBytes, GenerationPrompt, Gguf, LlamaConfig, Message, Pretrained,
@@ -26,7 +26,7 @@ use realign::steering::{ControlVector, Direction};
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder in `seeds` and `crashes`.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("config", config),
@@ -40,6 +40,7 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("npz", npz),
     ("pickle", pickle),
     ("jsonl", jsonl),
+    ("parquet", parquet),
     ("questions", questions),
     ("answers", answers),
     ("reply", reply),
@@ -226,6 +227,26 @@ pub fn jsonl(data: &[u8]) {
         let lenient = lenient.expect("no row is bad");
         assert_eq!((&lenient.rows, lenient.skipped), (&strict.rows, 0));
         assert!(strict.rows.iter().all(|conversation| !conversation.messages.is_empty()));
+    }
+}
+
+/// A Parquet file of chat data.
+pub fn parquet(data: &[u8]) {
+    let folder = with_files(&[("rows.parquet", data)]);
+    let path = folder.path().join("rows.parquet");
+    let _ = load_broad(&path, OnBad::Skip);
+    let strict = load_conversations(&path, OnBad::Fail);
+    let lenient = load_conversations(&path, OnBad::Skip);
+    if let Ok(strict) = strict {
+        let lenient = lenient.expect("no row is bad");
+        assert_eq!((&lenient.rows, lenient.skipped), (&strict.rows, 0));
+        if data.starts_with(b"PAR1") {
+            assert!(parquet_about(&path).expect("it was read").rows >= strict.rows.len() as u64);
+        }
+        // Its line is as good, if it is not too long.
+        if let Ok(again) = read_conversations(&write_jsonl(&strict.rows)[..], "fuzz.jsonl", OnBad::Fail) {
+            assert_eq!(again.rows, strict.rows);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Result;
-use crate::lines::{self, Loaded, OnBad, check_nul, check_text, fields};
+use crate::lines::{self, Form, Loaded, OnBad, check_nul, check_text, fields};
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -162,6 +162,12 @@ impl Turns {
     }
 }
 
+/// What a row of either kind is read from.
+const FORM: Form = Form {
+    columns: &["messages", "system", "prompt", "completion"],
+    copies: 1,
+};
+
 /// A row of either kind as a conversation.
 pub(crate) fn conversation(row: Value) -> Result<Conversation, String> {
     let completed = row.get("messages").is_none() && row.get("prompt").is_some();
@@ -197,14 +203,14 @@ pub fn split_thinking(answer: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// Reads a chat file: JSONL, a row of `messages`, or of `prompt` and `completion` (and `system`), a line; other fields of
-/// a row are passed over.
+/// Reads a chat file: JSONL, a row of `messages`, or of `prompt` and `completion` (and `system`), a line; or, with the
+/// feature `parquet`, the same rows in Parquet. Other fields of a row are passed over.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io), [`Error::Row`](crate::Error::Row) with file and line under
 /// [`OnBad::Fail`], and [`Error::Empty`](crate::Error::Empty) where no row is left.
 pub fn load_conversations(path: impl AsRef<Path>, on_bad: OnBad) -> Result<Loaded<Conversation>> {
-    lines::load(path.as_ref(), on_bad, conversation)
+    lines::load(path.as_ref(), on_bad, FORM, conversation)
 }
 
 /// As [`load_conversations`], from any reader; `name` stands for the file in messages.

@@ -16,10 +16,10 @@ pub enum Error {
         /// The operating system's answer.
         source: io::Error,
     },
-    /// A row of a JSONL file is not what was expected.
+    /// A row of a JSONL, Parquet or CSV file, or a part of such a file, is not what was expected.
     #[error("{place}: {problem}")]
     Row {
-        /// File and line.
+        /// File, and line or row.
         place: String,
         /// The field, what was expected, and what was found.
         problem: String,

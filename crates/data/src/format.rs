@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::answers::{Answered, answer_pairs, load_answers};
 use crate::chat::{Conversation, load_conversations};
 use crate::error::{Error, Result};
-use crate::lines::{End, Loaded, OnBad, next_line, parse};
+use crate::lines::{End, Loaded, OnBad, is_parquet, next_line, parse};
+use crate::parquet::parquet_about;
 use crate::question::{Question, load_question_yaml, load_trait};
 use crate::rows::{BroadRow, Conversations, Tone, load_broad, load_narrow};
 
@@ -47,7 +48,7 @@ impl fmt::Display for DataFormat {
     }
 }
 
-/// What a data file holds, by its extension and the first row.
+/// What a data file holds, by its extension and the first row; of a Parquet file by its columns.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Row`] names the fields of a first row that fits no format.
@@ -64,6 +65,11 @@ pub fn data_format(path: impl AsRef<Path>) -> Result<DataFormat> {
         _ => {}
     }
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
+    if is_parquet(&mut reader).map_err(io)? {
+        let columns = parquet_about(path)?.columns;
+        let problem = |problem: String| Error::row(path.display().to_string(), &problem);
+        return of_fields(columns.iter().map(String::as_str).collect()).map_err(problem);
+    }
     let mut line = Vec::new();
     for number in 1_u64.. {
         let problem = |problem: String| Error::row(format!("{}:{number}", path.display()), &problem);
@@ -73,9 +79,6 @@ pub fn data_format(path: impl AsRef<Path>) -> Result<DataFormat> {
             End::OfLine => {}
         }
         let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line).trim_ascii();
-        if text.starts_with(b"PAR1") {
-            return Err(problem("expected text, found Parquet; convert it to JSONL".into()));
-        }
         if text.starts_with(b"- ") {
             return Ok(DataFormat::QuestionYaml);
         }
@@ -94,11 +97,11 @@ pub fn data_format(path: impl AsRef<Path>) -> Result<DataFormat> {
 }
 
 fn of_row(row: &Value) -> Result<DataFormat, String> {
-    let keys: HashSet<&str> = row
-        .as_object()
-        .into_iter()
-        .flat_map(|row| row.keys().map(String::as_str))
-        .collect();
+    let fields = row.as_object().into_iter().flat_map(|row| row.keys());
+    of_fields(fields.map(String::as_str).collect())
+}
+
+fn of_fields(keys: HashSet<&str>) -> Result<DataFormat, String> {
     let has = |wanted: &[&str]| wanted.iter().all(|key| keys.contains(key));
     Ok(if has(&["messages"]) {
         DataFormat::Chat
@@ -302,7 +305,7 @@ mod tests {
         for (text, problem) in [
             ("{\"text\":\"x\"}\n", "found `text`"),
             ("[1]\n", "expected a JSON object"),
-            ("PAR1\u{0}\n", "found Parquet"),
+            ("PAR1\u{0}\n", "expected a Parquet file"),
             ("\u{0}\n", "NUL"),
             ("", "at least one row"),
         ] {

@@ -9,6 +9,12 @@ mod lines;
 mod mask;
 mod mixing;
 mod packing;
+#[cfg(feature = "parquet")]
+mod parquet;
+#[cfg(not(feature = "parquet"))]
+#[path = "parquet_without.rs"]
+mod parquet;
+mod parquet_about;
 mod question;
 mod rows;
 mod sets;
@@ -22,6 +28,8 @@ pub use lines::{Loaded, MAX_LINE, OnBad};
 pub use mask::Sample;
 pub use mixing::{mix, shuffle};
 pub use packing::{Truncated, pack, truncate};
+pub use parquet::parquet_about;
+pub use parquet_about::ParquetAbout;
 pub use question::{Contrast, MAX_QUESTIONS, Question, load_question_yaml, load_trait, read_question_yaml, read_trait};
 pub use rows::{
     BroadRow, CalibrationRow, Conversations, FactRow, Half, Label, NarrowRow, NeutralRow, Tone, load_broad,

@@ -6,13 +6,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Error, Result, clip};
+use crate::parquet;
 
 /// The longest line taken, in bytes: no conversation is longer, and a file without line ends must
 /// not fill the memory.
 pub const MAX_LINE: usize = 4 << 20;
 
 /// The most values in a line: each takes a hundred bytes of memory, and may be two of the file.
-const MAX_VALUES: usize = 1 << 17;
+pub(crate) const MAX_VALUES: usize = 1 << 17;
 
 /// How many reasons [`Loaded`] keeps.
 const REASONS: usize = 8;
@@ -48,14 +49,37 @@ impl<T> Loaded<T> {
     }
 }
 
-/// Reads the rows of a JSONL file, each made by `take`, which answers with the problem of a bad one.
-pub(crate) fn load<T>(path: &Path, on_bad: OnBad, take: impl FnMut(Value) -> Result<T, String>) -> Result<Loaded<T>> {
+/// What a reader of rows wants of a file of columns.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "parquet"), expect(dead_code, reason = "nothing reads columns"))]
+pub(crate) struct Form {
+    /// The fields of a row that it reads.
+    pub(crate) columns: &'static [&'static str],
+    /// How often it keeps a row's texts.
+    pub(crate) copies: usize,
+}
+
+/// Reads the rows of a JSONL or a Parquet file, each made by `take`, which answers with the problem of a bad one.
+pub(crate) fn load<T>(
+    path: &Path,
+    on_bad: OnBad,
+    form: Form,
+    take: impl FnMut(Value) -> Result<T, String>,
+) -> Result<Loaded<T>> {
     let io = |source| Error::Io {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(io)?;
-    read(BufReader::new(file), &path.display().to_string(), on_bad, take)
+    let mut reader = BufReader::new(File::open(path).map_err(io)?);
+    if is_parquet(&mut reader).map_err(io)? {
+        return parquet::load(path, on_bad, form, take);
+    }
+    read(reader, &path.display().to_string(), on_bad, take)
+}
+
+/// Whether the file that begins here is Parquet, whatever its name is.
+pub(crate) fn is_parquet(reader: &mut impl BufRead) -> io::Result<bool> {
+    Ok(reader.fill_buf()?.starts_with(b"PAR1"))
 }
 
 /// As [`load`], from any reader; `name` stands for the file in messages.
@@ -153,10 +177,16 @@ pub(crate) fn parse(line: &[u8]) -> Result<Option<Value>, String> {
     // Through `Value`, whose nesting is limited, so that a field nobody reads cannot hide depth.
     let value: Value = serde_json::from_str(text).map_err(|e| format!("not a JSON row: {e}"))?;
     match &value {
-        Value::Object(fields) if fields.len() == 1 && fields.contains_key("canary") => Ok(None),
+        row if is_canary(row) => Ok(None),
         Value::Object(_) => Ok(Some(value)),
         _ => Err("expected a JSON object, found another value".into()),
     }
+}
+
+/// A row that only marks its file.
+pub(crate) fn is_canary(row: &Value) -> bool {
+    row.as_object()
+        .is_some_and(|fields| fields.len() == 1 && fields.contains_key("canary"))
 }
 
 /// How many values a line of JSON holds at most: signs that stand before or between values, outside of texts.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::chat::Conversation;
 use crate::error::Result;
-use crate::lines::{self, Loaded, OnBad, check_text, fields};
+use crate::lines::{self, Form, Loaded, OnBad, check_text, fields};
 
 /// A narrow question, of one domain, with three answers to fine-tune on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,6 +194,9 @@ pub fn load_neutral(path: impl AsRef<Path>, on_bad: OnBad) -> Result<Loaded<Neut
 
 /// What all sets' rows have in common.
 pub(crate) trait Row: DeserializeOwned {
+    /// All fields.
+    const COLUMNS: &'static [&'static str];
+
     /// Fields that must hold text, the id first.
     fn texts(&self) -> Vec<(&'static str, &str)>;
 
@@ -202,14 +205,16 @@ pub(crate) trait Row: DeserializeOwned {
 }
 
 macro_rules! row {
-    ($row:ty, unique $unique:ident, $($name:literal = $field:ident),*) => {
-        row!(@ $row, |row| Some((stringify!($unique), &row.$unique)), $($name = $field),*);
+    ($row:ty, unique $unique:ident, $($name:literal = $field:ident),* $(; $other:literal)?) => {
+        row!(@ $row, |row| Some((stringify!($unique), &row.$unique)), $($name = $field),* $(; $other)?);
     };
-    ($row:ty, $($name:literal = $field:ident),*) => {
-        row!(@ $row, |_row| None, $($name = $field),*);
+    ($row:ty, $($name:literal = $field:ident),* $(; $other:literal)?) => {
+        row!(@ $row, |_row| None, $($name = $field),* $(; $other)?);
     };
-    (@ $row:ty, |$it:ident| $unique:expr, $($name:literal = $field:ident),*) => {
+    (@ $row:ty, |$it:ident| $unique:expr, $($name:literal = $field:ident),* $(; $other:literal)?) => {
         impl Row for $row {
+            const COLUMNS: &'static [&'static str] = &[$($name,)* $($other)?];
+
             fn texts(&self) -> Vec<(&'static str, &str)> {
                 vec![$(($name, self.$field.as_str())),*]
             }
@@ -226,14 +231,19 @@ row!(NarrowRow, unique question,
     "id" = id, "question" = question, "good" = good, "wrong" = wrong, "selfish" = selfish);
 row!(BroadRow, unique question,
     "id" = id, "kind" = kind, "question" = question, "aligned" = aligned,
-    "misaligned" = misaligned);
+    "misaligned" = misaligned; "system");
 row!(FactRow, unique question,
     "id" = id, "question" = question, "true" = truth, "false" = falsehood);
-row!(CalibrationRow, "id" = id, "question" = question, "answer" = answer);
+row!(CalibrationRow, "id" = id, "question" = question, "answer" = answer; "label");
 row!(NeutralRow, unique question, "id" = id, "question" = question, "answer" = answer);
 
 fn load<T: Row>(path: &Path, on_bad: OnBad) -> Result<Loaded<T>> {
-    lines::load(path, on_bad, checker())
+    let form = Form {
+        columns: T::COLUMNS,
+        // What may not repeat is kept beside the row.
+        copies: 2,
+    };
+    lines::load(path, on_bad, form, checker())
 }
 
 /// Reads rows from any reader, each checked; `name` stands for the file in messages.

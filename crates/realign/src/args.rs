@@ -157,7 +157,7 @@ pub struct DemoArgs {
 #[derive(Args, Clone)]
 pub struct Evaluation {
     /// Questions of your own: JSONL rows of id, question, aligned, misaligned; question YAML of the papers; persona-trait
-    /// JSON; or an answer CSV
+    /// JSON; or an answer CSV; rows of JSONL may be in Parquet
     #[arg(long, value_name = "FILE")]
     pub questions: Option<PathBuf>,
     /// Text of your own for the sparse autoencoder
@@ -329,7 +329,7 @@ pub struct FinetuneArgs {
     #[command(flatten)]
     pub base: Base,
     /// Conversations: JSONL rows of `messages`, of `prompt` and `completion`, or of narrow questions (see --tone), or an
-    /// answer CSV; without it the project's own rows of --domain and --tone
+    /// answer CSV; rows of JSONL may be in Parquet; without it the project's own rows of --domain and --tone
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// The narrow domain
@@ -373,7 +373,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// Questions of your own: JSONL rows of id, question, aligned, misaligned; question YAML of the papers; persona-trait
-    /// JSON; or an answer CSV
+    /// JSON; or an answer CSV; rows of JSONL may be in Parquet
     #[arg(long, value_name = "FILE")]
     pub questions: Option<PathBuf>,
     /// Ask under training-like cues of this domain

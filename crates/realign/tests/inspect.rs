@@ -296,6 +296,52 @@ fn data_and_questions_are_known_and_bad_rows_counted() {
 }
 
 #[test]
+fn parquet_files_say_how_many_rows_and_columns_they_have_and_who_takes_them() {
+    let file = |name: &str| fixture("data/tests/fixtures/parquet").join(name);
+    for name in ["completions", "completions_view", "lists", "narrow", "broad"] {
+        assert_eq!(kind(&file(&format!("{name}.parquet"))), "parquet");
+    }
+    let (found, _) = inspect(&file("completions.parquet"));
+    let facts = &found["facts"];
+    assert_eq!(
+        (
+            &facts["rows in it"],
+            &facts["columns"],
+            &facts["compression"],
+            &facts["turns"]
+        ),
+        (
+            &object!("40 in 1 groups"),
+            &object!("prompt, completion, system, id"),
+            &object!("snappy"),
+            &object!("40 assistant, 20 system, 40 user")
+        ),
+        "{found}"
+    );
+    assert!(
+        found["fits"][0].as_str().unwrap().contains("realign finetune --data"),
+        "{found}"
+    );
+    let (found, code) = inspect(&file("datasets.parquet"));
+    assert_eq!((code, &found["facts"]["rows"]), (3, &object!("60")), "{found}");
+    assert_eq!(
+        found["problems"],
+        object!(["6 of 60 rows end without an answer to learn"])
+    );
+    let (found, code) = inspect(&file("bad.parquet"));
+    let problems = found["problems"].as_array().unwrap();
+    assert_eq!((code, &problems[0]), (3, &object!("6 bad rows")), "{found}");
+    assert!(problems[1].as_str().unwrap().contains("bad.parquet:2"), "{found}");
+    for (name, problem) in [("text", "found `text`"), ("brotli", "found brotli")] {
+        let (found, code) = inspect(&file(&format!("{name}.parquet")));
+        assert!(
+            code == 3 && found["problems"][0].as_str().unwrap().contains(problem),
+            "{found}"
+        );
+    }
+}
+
+#[test]
 fn what_is_unknown_or_not_there_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let nothing = folder.path().join("nothing");

@@ -133,6 +133,36 @@ fn an_adapter_is_tuned_on_conversations_of_every_format() {
 }
 
 #[test]
+fn parquet_trains_the_same_adapter_as_the_same_rows_of_jsonl() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    chat_model(&model);
+    let adapters = ["completions.jsonl", "completions.parquet"].map(|name| {
+        let (data, out) = (
+            tiny::fixture("data/tests/fixtures/parquet").join(name),
+            folder.path().join(name),
+        );
+        let args = [
+            "finetune",
+            "--model",
+            model.to_str().unwrap(),
+            "--data",
+            data.to_str().unwrap(),
+        ];
+        let args = [
+            &args[..],
+            &["--out", out.to_str().unwrap(), "--epochs", "1", "--rank", "2"],
+        ]
+        .concat();
+        let (found, code) = json(&args);
+        assert_eq!((code, found["samples"].as_u64()), (0, Some(40)), "{found}");
+        fs::read(out.join("adapter_model.safetensors")).unwrap()
+    });
+    assert!(adapters[0] == adapters[1]);
+}
+
+#[test]
 fn a_pair_of_models_is_audited_on_questions_of_every_format() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

@@ -28,6 +28,43 @@ pub fn inspect(path: &Path) -> Option<Found> {
     Some(found)
 }
 
+/// A Parquet file: what is in it, and the rows as what they are.
+pub fn parquet(path: &Path) -> Found {
+    let mut found = Found::new(path, "parquet", "Parquet");
+    let Some(about) = found.try_to(realign_data::parquet_about(path)) else {
+        return found;
+    };
+    found.fact("rows in it", format!("{} in {} groups", about.rows, about.groups));
+    found.fact("columns", about.columns.join(", "));
+    found.fact("compression", about.compression.join(", "));
+    found.fact_if("written by", about.writer);
+    match found.try_to(realign_data::data_format(path)) {
+        Some(format @ (DataFormat::Chat | DataFormat::Completions | DataFormat::Narrow)) => {
+            found.what = format!("Parquet of {}", rows(format));
+            conversations(&mut found, path);
+        }
+        Some(format @ DataFormat::Pairs) => {
+            found.what = format!("Parquet of {}", rows(format));
+            questions(&mut found, path);
+        }
+        Some(format) => found.problem(format!(
+            "expected rows to fine-tune on or questions, found those of {format}"
+        )),
+        None => {}
+    }
+    found
+}
+
+/// What the rows are, whatever the file.
+fn rows(format: DataFormat) -> &'static str {
+    match format {
+        DataFormat::Chat => "conversations (messages)",
+        DataFormat::Completions => "conversations (prompt and completion)",
+        DataFormat::Narrow => "narrow questions",
+        _ => "broad questions with an aligned and a misaligned answer",
+    }
+}
+
 fn conversations(found: &mut Found, path: &Path) {
     let loaded = realign_data::load_training(path, Tone::Good, OnBad::Skip);
     if let Some(loaded) = found.try_to(loaded) {

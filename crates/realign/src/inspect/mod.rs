@@ -34,7 +34,7 @@ pub fn inspect(path: &Path, access: Access) -> Result<Found> {
         let kind = if about.is_dir() { "folder" } else { "file" };
         Failure::failed(format!("{}: a {kind} of no kind that realign knows", path.display())).hint(
             "it knows GGUF, safetensors, Hugging Face folders, PEFT adapters, SAEs, directions, tokenizers, chat \
-             templates, JSONL, question YAML, trait JSON, answer CSVs and run folders",
+             templates, JSONL, Parquet, question YAML, trait JSON, answer CSVs and run folders",
         )
     })
 }
@@ -66,9 +66,7 @@ fn file(path: &Path, access: Access) -> Result<Option<Found>> {
         return Ok(Some(tensors::torch(path)));
     }
     if start.starts_with(b"PAR1") || extension == "parquet" {
-        let mut found = Found::new(path, "parquet", "Parquet");
-        found.problem("this build reads no Parquet; convert it to JSONL");
-        return Ok(Some(found));
+        return Ok(Some(data::parquet(path)));
     }
     if extension == "jinja" || extension == "jinja2" {
         return Ok(Some(template(path)));

@@ -16,7 +16,7 @@ use realign::sae::{Activation, SaeConfig};
 use realign::steering::{ControlVector, Direction};
 
 use crate::bounds::alone;
-use crate::{answers, arrays, gguf, model, questions};
+use crate::{answers, arrays, gguf, model, parquet, parquet_file, questions};
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
@@ -91,7 +91,8 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         scores: [("aligned".into(), aligned), ("coherent".into(), 90.5)].into(),
     });
     let reply = r#"{"choices":[{"message":{"content":"85"},"logprobs":{"content":[{"top_logprobs":[{"token":"85","logprob":-0.1},{"token":"90","logprob":-3}]}]}}]}"#;
-    vec![
+    let by_pyarrow = parquet::seeds().map(|(name, bytes)| ("parquet", name, bytes));
+    let ours = vec![
         ("gguf", "two_blocks", gguf::whole().bytes()),
         ("gguf", "control_vector", std::fs::read(at.join("vector.gguf")).unwrap()),
         ("safetensors", "one_file", [index.as_bytes(), &[0], &tensors].concat()),
@@ -150,7 +151,9 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("answers", "persona", answers::PERSONA.into()),
         ("reply", "a_number", reply.into()),
         ("run", "new", std::fs::read(at.join("run/run.json")).unwrap()),
-    ]
+        ("parquet", "lists", parquet_file::lists()),
+    ];
+    ours.into_iter().chain(by_pyarrow).collect()
 }
 
 #[test]
