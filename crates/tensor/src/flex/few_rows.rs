@@ -20,24 +20,45 @@ const NEAR: usize = 8192;
 /// tasks for, and adds up whole runs of them, not registers. A number is the same whatever other rows there are.
 pub(super) fn product(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
     let columns = n.div_ceil(rayon::current_num_threads()).min(NEAR / m);
-    by_columns([m, n], columns.next_multiple_of(LANES), |columns, out| {
-        with_wide(Runs {
-            x,
-            w,
-            sizes: [m, k, n],
-            first: columns.start,
-            out,
-        });
-    })
+    let columns = columns.next_multiple_of(LANES);
+    let tasks: Vec<Vec<[f32; LANES]>> = (0..n)
+        .into_par_iter()
+        .step_by(columns)
+        .map(|first| {
+            let columns = columns.min(n - first);
+            let mut sums = vec![[0.0; LANES]; m * columns.div_ceil(LANES)];
+            let sizes = [m, k, n];
+            with_wide(Runs {
+                x,
+                w,
+                sizes,
+                first,
+                columns,
+                sums: &mut sums,
+            });
+            sums
+        })
+        .collect();
+    let mut out = Vec::with_capacity(m * n);
+    for row in 0..m {
+        for sums in &tasks {
+            let left = (row + 1) * n - out.len();
+            let registers = sums.chunks_exact(m).map(|rows| &rows[row]);
+            out.extend(registers.flatten().take(left));
+        }
+    }
+    out
 }
 
-/// Some columns of `x · w`.
+/// Some columns of `x · w`, a register of each row beside those of the other rows: rows one below the other would lie some power
+/// of two apart, where caches mistake one for another.
 struct Runs<'a> {
     x: &'a [f32],
     w: &'a [f32],
     sizes: [usize; 3],
     first: usize,
-    out: &'a mut [f32],
+    columns: usize,
+    sums: &'a mut [[f32; LANES]],
 }
 
 impl Work for Runs<'_> {
@@ -67,33 +88,38 @@ impl Runs<'_> {
     #[inline(always)]
     fn add<W: Wide, const K: usize>(&mut self, wide: W, i: usize) {
         let [m, k, n] = self.sizes;
-        let columns = self.out.len() / m;
+        let mut x = [[0.0; K]; MOST_ROWS];
+        for row in 0..m {
+            x[row] = *self.x[row * k + i..].first_chunk().expect("as many inputs as weights");
+        }
         let mut runs = [&self.w[..0]; K];
         for t in 0..K {
-            runs[t] = &self.w[(i + t) * n + self.first..][..columns];
+            runs[t] = &self.w[(i + t) * n + self.first..][..self.columns];
         }
-        for c in 0..columns / LANES {
+        for (c, sums) in self.sums.chunks_exact_mut(m).enumerate() {
+            // The next rows, while there is something to do with these: by itself the processor follows runs too late.
+            for t in 0..K {
+                if let Some(soon) = self.w.get((i + K + t) * n + self.first + c * LANES) {
+                    wide.prefetch(soon);
+                }
+            }
             let mut registers = [wide.splat(0.0); K];
             for t in 0..K {
-                registers[t] = wide.load(chunk(runs[t], c));
+                registers[t] = match runs[t][c * LANES..].first_chunk() {
+                    Some(whole) => wide.load(whole),
+                    None => {
+                        let (mut part, run) = ([0.0; LANES], &runs[t][c * LANES..]);
+                        part[..run.len()].copy_from_slice(run);
+                        wide.load(&part)
+                    }
+                };
             }
-            for row in 0..m {
-                let x: &[f32; K] = self.x[row * k + i..].first_chunk().expect("as many inputs as weights");
-                let out = self.out[row * columns + c * LANES..]
-                    .first_chunk_mut()
-                    .expect("a whole register");
-                let mut sum = wide.load(out);
+            for (sum, x) in sums.iter_mut().zip(&x) {
+                let mut numbers = wide.load(sum);
                 for t in 0..K {
-                    sum = wide.mul_add(wide.splat(x[t]), registers[t], sum);
+                    numbers = wide.mul_add(wide.splat(x[t]), registers[t], numbers);
                 }
-                *out = wide.store(sum);
-            }
-        }
-        for c in columns / LANES * LANES..columns {
-            for row in 0..m {
-                for t in 0..K {
-                    self.out[row * columns + c] += self.x[row * k + i + t] * runs[t][c];
-                }
+                *sum = wide.store(numbers);
             }
         }
     }
@@ -101,7 +127,7 @@ impl Runs<'_> {
 
 /// `x [m, k] · wᵀ` for `w [n, k]`, both row-major.
 pub(super) fn product_transposed(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
-    by_columns([m, n], COLUMNS, |columns, out| {
+    by_columns([m, n], |columns, out| {
         let w = &w[columns.start * k..columns.end * k];
         with_wide(Dots {
             x,
@@ -112,16 +138,12 @@ pub(super) fn product_transposed(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) ->
     })
 }
 
-/// Computes the output `[m, n]` in stripes of so many columns, each by one task into a buffer `[m, columns]`.
-fn by_columns(
-    [m, n]: [usize; 2],
-    columns: usize,
-    stripe: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync,
-) -> Vec<f32> {
-    let stripes: Vec<Vec<f32>> = (0..n.div_ceil(columns))
+/// Computes the output `[m, n]` in stripes of columns, each by one task into a buffer `[m, columns]`.
+fn by_columns([m, n]: [usize; 2], stripe: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
+    let stripes: Vec<Vec<f32>> = (0..n.div_ceil(COLUMNS))
         .into_par_iter()
         .map(|task| {
-            let columns = task * columns..n.min((task + 1) * columns);
+            let columns = task * COLUMNS..n.min((task + 1) * COLUMNS);
             let mut out = vec![0.0; m * columns.len()];
             stripe(columns, &mut out);
             out

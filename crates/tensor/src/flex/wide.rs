@@ -18,6 +18,9 @@ pub(super) trait Wide: Copy {
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;
     fn store(self, x: Self::F) -> [f32; LANES];
+    /// Asks memory for the line of a number that will be read soon.
+    #[inline(always)]
+    fn prefetch(self, _: &f32) {}
     /// `a · b + c`.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// bf16.
@@ -131,6 +134,12 @@ impl Wide for pulp::x86::V4 {
         bytemuck::cast(x)
     }
     #[inline(always)]
+    #[allow(unsafe_code)]
+    fn prefetch(self, x: &f32) {
+        // SAFETY: it reads nothing that the program sees, and the address is a number's.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(x).cast()) };
+    }
+    #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         self.avx512f._mm512_fmadd_ps(a, b, c)
     }
@@ -195,6 +204,12 @@ impl Wide for pulp::x86::V3 {
     #[inline(always)]
     fn store(self, x: Self::F) -> [f32; LANES] {
         bytemuck::cast(x)
+    }
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn prefetch(self, x: &f32) {
+        // SAFETY: it reads nothing that the program sees, and the address is a number's.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(x).cast()) };
     }
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
