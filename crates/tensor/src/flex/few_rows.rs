@@ -89,12 +89,12 @@ impl Runs<'_> {
     fn add<W: Wide, const K: usize>(&mut self, wide: W, i: usize) {
         let [m, k, n] = self.sizes;
         let mut x = [[0.0; K]; MOST_ROWS];
-        for row in 0..m {
-            x[row] = *self.x[row * k + i..].first_chunk().expect("as many inputs as weights");
+        for (x, row) in x.iter_mut().zip(self.x.chunks_exact(k)) {
+            *x = *row[i..].first_chunk().expect("as many inputs as weights");
         }
         let mut runs = [&self.w[..0]; K];
-        for t in 0..K {
-            runs[t] = &self.w[(i + t) * n + self.first..][..self.columns];
+        for (t, run) in runs.iter_mut().enumerate() {
+            *run = &self.w[(i + t) * n + self.first..][..self.columns];
         }
         for (c, sums) in self.sums.chunks_exact_mut(m).enumerate() {
             // The next rows, while there is something to do with these: by itself the processor follows runs too late.
