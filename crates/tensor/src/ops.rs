@@ -160,7 +160,9 @@ pub trait TensorOps: Backend {
         b_enc: FloatTensor<Self>,
         k: usize,
     ) -> (FloatTensor<Self>, IntTensor<Self>) {
-        Self::top_k(pre_activations::<Self>(x, w_enc, b_enc), k)
+        in_parts::<Self>(x, w_enc.shape()[0], AT_A_TIME, |x| {
+            Self::top_k(pre_activations::<Self>(x, w_enc.clone(), b_enc.clone()), k)
+        })
     }
 
     /// `relu` of those pre-activations `x w_encᵀ + b_enc` that are above their latent's `threshold [d_sae]`, largest first: as
@@ -171,18 +173,12 @@ pub trait TensorOps: Backend {
         b_enc: FloatTensor<Self>,
         threshold: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, IntTensor<Self>) {
-        let d_sae = w_enc.shape()[0];
-        let settings = burn::backend::get_device_settings::<Self>(&x.device());
-        let pre = pre_activations::<Self>(x, w_enc, b_enc);
-        let over = Self::float_sub(pre.clone(), Self::float_reshape(threshold, Shape::from([1, d_sae])));
-        let over = Self::float_greater_elem(over, 0f32.into(), settings.bool_dtype);
-        // Not the comparison the other way round: what is not a number is not above.
-        let active = Self::float_mask_fill(Self::relu(pre), Self::bool_not(over), 0f32.into());
-        let positive = Self::float_greater_elem(active.clone(), 0f32.into(), settings.bool_dtype);
-        let counts = Self::int_sum_dim(Self::bool_into_int(positive, settings.int_dtype), 1);
-        let counts = read_sync(Self::int_into_data(counts)).expect("encode_above: the counts can be read");
-        let most = counts.iter::<i64>().max().unwrap_or(0);
-        Self::top_k(active, (most as usize).clamp(1, d_sae))
+        in_parts::<Self>(x, w_enc.shape()[0], AT_A_TIME, |x| {
+            above::<Self>(
+                pre_activations::<Self>(x, w_enc.clone(), b_enc.clone()),
+                threshold.clone(),
+            )
+        })
     }
 
     /// `relu` of the `k · token` largest pre-activations of the whole batch (BatchTopK, Bussmann et al. 2024), in the form of
@@ -301,6 +297,61 @@ pub trait TensorOps: Backend {
         let param = scaled(param, 1.0 - step.lr * step.weight_decay);
         (Self::float_sub(param, update), first, second)
     }
+}
+
+/// A code of `x`, some tokens at a time: no more than `numbers` pre-activations exist at once.
+fn in_parts<B: TensorOps>(
+    x: FloatTensor<B>,
+    d_sae: usize,
+    numbers: usize,
+    encode: impl Fn(FloatTensor<B>) -> (FloatTensor<B>, IntTensor<B>),
+) -> (FloatTensor<B>, IntTensor<B>) {
+    let [tokens, d_in] = x.shape().dims();
+    let at_a_time = (numbers / d_sae.max(1)).max(1);
+    if tokens <= at_a_time {
+        return encode(x);
+    }
+    let parts = (0..tokens).step_by(at_a_time).map(|first| {
+        let range = first..tokens.min(first + at_a_time);
+        encode(B::float_slice(x.clone(), &[range.into(), (0..d_in).into()]))
+    });
+    let parts: Vec<_> = parts.collect();
+    let wide = parts.iter().map(|(values, _)| values.shape()[1]).max().unwrap_or(0);
+    let (values, latents) = parts
+        .into_iter()
+        .map(|(values, latents)| widened::<B>(values, latents, wide))
+        .unzip();
+    (B::float_cat(values, 0), B::int_cat(latents, 0))
+}
+
+/// A code with zeros after its columns, up to `wide` of them.
+fn widened<B: Backend>(values: FloatTensor<B>, latents: IntTensor<B>, wide: usize) -> (FloatTensor<B>, IntTensor<B>) {
+    let [tokens, columns] = values.shape().dims();
+    if columns == wide {
+        return (values, latents);
+    }
+    let (device, shape) = (values.device(), Shape::from([tokens, wide - columns]));
+    let zeros = B::float_zeros(shape.clone(), &device, values.dtype().into());
+    let nowhere = B::int_zeros(shape, &device, latents.dtype().into());
+    (
+        B::float_cat(vec![values, zeros], 1),
+        B::int_cat(vec![latents, nowhere], 1),
+    )
+}
+
+/// The reference body of [`TensorOps::encode_above`], from pre-activations.
+fn above<B: TensorOps>(pre: FloatTensor<B>, threshold: FloatTensor<B>) -> (FloatTensor<B>, IntTensor<B>) {
+    let d_sae = pre.shape()[1];
+    let settings = burn::backend::get_device_settings::<B>(&pre.device());
+    let over = B::float_sub(pre.clone(), B::float_reshape(threshold, Shape::from([1, d_sae])));
+    let over = B::float_greater_elem(over, 0f32.into(), settings.bool_dtype);
+    // Not the comparison the other way round: what is not a number is not above.
+    let active = B::float_mask_fill(B::relu(pre), B::bool_not(over), 0f32.into());
+    let positive = B::float_greater_elem(active.clone(), 0f32.into(), settings.bool_dtype);
+    let counts = B::int_sum_dim(B::bool_into_int(positive, settings.int_dtype), 1);
+    let counts = read_sync(B::int_into_data(counts)).expect("encode_above: the counts can be read");
+    let most = counts.iter::<i64>().max().unwrap_or(0);
+    B::top_k(active, (most as usize).clamp(1, d_sae))
 }
 
 /// The reference body of [`TensorOps::top_k`].
@@ -508,4 +559,52 @@ fn cross_entropy_chunk<B: Backend>(
     let target = B::float_gather(1, logits, B::int_reshape(targets, Shape::from([tokens, 1])));
     let nll = B::float_sub(B::float_add(B::float_log(sum.clone()), max), target);
     (B::float_reshape(nll, Shape::from([tokens])), B::float_div(exp, sum))
+}
+
+#[cfg(all(test, feature = "ndarray"))]
+mod tests {
+    use burn::backend::NdArray;
+    use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+
+    use super::*;
+
+    fn tensor<const D: usize>(shape: [usize; D], seed: f32) -> FloatTensor<NdArray> {
+        let numbers: Vec<f32> = (0..shape.iter().product()).map(|i| (i as f32 * seed).sin()).collect();
+        NdArray::float_from_data(TensorData::new(numbers, shape), &Default::default())
+    }
+
+    /// Shape, values, and the latents of those that are not the zeros that fill a row up.
+    fn numbers((values, latents): (FloatTensor<NdArray>, IntTensor<NdArray>)) -> (Vec<usize>, Vec<f32>, Vec<i64>) {
+        let shape = values.shape().to_vec();
+        let values = read_sync(NdArray::float_into_data(values)).unwrap();
+        let latents = read_sync(NdArray::int_into_data(latents)).unwrap();
+        let values: Vec<f32> = values.iter().collect();
+        let latents = latents.iter::<i64>().zip(&values);
+        let latents = latents
+            .filter(|(_, value)| **value != 0.0)
+            .map(|(latent, _)| latent)
+            .collect();
+        (shape, values, latents)
+    }
+
+    #[test]
+    fn a_code_in_parts_is_the_code() {
+        let (x, w, b) = (tensor([7, 5], 0.7), tensor([11, 5], 1.3), tensor([11], 0.9));
+        let pre = |x| pre_activations::<NdArray>(x, w.clone(), b.clone());
+        // A threshold that some tokens have more latents above than others.
+        let threshold = NdArray::float_from_data(TensorData::new(vec![0.4f32; 11], [11]), &Default::default());
+        let top = |x| NdArray::top_k(pre(x), 3);
+        let over = |x| above::<NdArray>(pre(x), threshold.clone());
+        for tokens_at_a_time in [1, 2, 3, 6] {
+            let part = 11 * tokens_at_a_time;
+            assert_eq!(
+                numbers(in_parts::<NdArray>(x.clone(), 11, part, top)),
+                numbers(top(x.clone()))
+            );
+            assert_eq!(
+                numbers(in_parts::<NdArray>(x.clone(), 11, part, over)),
+                numbers(over(x.clone()))
+            );
+        }
+    }
 }
