@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use realign_core::{Batch, Cache, Hook, HookPoint, LanguageModel, ModuleNames, Shape, Site, Until, Weight, ids};
 use realign_tensor::{
-    AttentionOptions, Frozen, activate, attention_with, cross_entropy, gated, in_pool, rms_norm, rotary,
+    AttentionOptions, Frozen, activate, add_rms_norm, attention_with, cross_entropy, gated, in_pool, rms_norm, rotary,
 };
 
 use crate::experts::Experts;
@@ -265,12 +265,19 @@ impl Decoder {
         };
         let ropes: Vec<_> = self.ropes.iter().map(|rope| rope.rows(batch, &self.device)).collect();
         let (config, shape, tokens) = (&self.config, &self.config.shape, batch.len());
-        for l in layers {
+        // What the next block reads, where the last one has it already.
+        let mut ready = None;
+        for l in layers.clone() {
             let (block, layer) = (&self.blocks[l], config.layers[l]);
-            x = stream(hook, HookPoint::ResidPre(l), x, batch);
+            let h = match ready.take() {
+                Some(h) => h,
+                None => {
+                    x = stream(hook, HookPoint::ResidPre(l), x, batch);
+                    self.normed(&block.attn_norm, x.clone())
+                }
+            };
             // Not kept without need: a tensor that nobody else holds is added to in place.
             let before = config.parallel.then(|| x.clone());
-            let h = self.normed(&block.attn_norm, x.clone());
             let mut project = |site, n: usize, norm: &Option<Tensor<1>>| {
                 let y = self.linear(l, site, &h, batch, hook);
                 let y = match norm {
@@ -307,14 +314,32 @@ impl Decoder {
             let z = z.reshape([tokens, shape.n_heads * shape.d_head]);
             let out = self.linear(l, Site::O, &z, batch, hook);
             let out = self.normed(&block.attn_norm_after, out);
-            x = x + stream(hook, HookPoint::AttnOut(l), out, batch);
-            x = stream(hook, HookPoint::ResidMid(l), x, batch);
-            let read = before.unwrap_or_else(|| x.clone());
-            let h = self.normed(&block.mlp_norm, read);
+            let out = stream(hook, HookPoint::AttnOut(l), out, batch);
+            let h;
+            (x, h) = match self.weight_alone(&block.mlp_norm) {
+                Some(weight) if before.is_none() && !hook.wants(HookPoint::ResidMid(l)) => {
+                    add_rms_norm(x, out, weight, config.norm_eps.into())
+                }
+                _ => {
+                    let x = stream(hook, HookPoint::ResidMid(l), x + out, batch);
+                    let h = self.normed(&block.mlp_norm, before.unwrap_or_else(|| x.clone()));
+                    (x, h)
+                }
+            };
             let out = self.mlp(l, h, batch, hook);
             let out = self.normed(&block.mlp_norm_after, out);
-            x = x + stream(hook, HookPoint::MlpOut(l), out, batch);
-            x = stream(hook, HookPoint::ResidPost(l), x, batch);
+            let out = stream(hook, HookPoint::MlpOut(l), out, batch);
+            let unwatched =
+                l + 1 < layers.end && !hook.wants(HookPoint::ResidPost(l)) && !hook.wants(HookPoint::ResidPre(l + 1));
+            let next = unwatched.then(|| self.weight_alone(&self.blocks[l + 1].attn_norm));
+            x = match next.flatten() {
+                Some(weight) => {
+                    let (x, h) = add_rms_norm(x, out, weight, config.norm_eps.into());
+                    ready = Some(h);
+                    x
+                }
+                None => stream(hook, HookPoint::ResidPost(l), x + out, batch),
+            };
         }
         if let Some(cache) = cache {
             cache.advance(batch);
@@ -358,6 +383,14 @@ impl Decoder {
         match norm {
             Some(norm) => self.norm_of(norm, x),
             None => x,
+        }
+    }
+
+    /// The weight of a norm that is an RMS norm and nothing else: one kernel adds to the residual stream and norms it.
+    fn weight_alone(&self, norm: &Option<Norm>) -> Option<Tensor<1>> {
+        match norm {
+            Some(Norm { weight, bias: None }) if self.config.norm == NormKind::Rms => Some(weight.clone()),
+            _ => None,
         }
     }
 

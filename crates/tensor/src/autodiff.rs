@@ -24,6 +24,8 @@ struct PackedProduct;
 #[derive(Debug)]
 struct RmsNorm;
 #[derive(Debug)]
+struct Add;
+#[derive(Debug)]
 struct Rotary;
 #[derive(Debug)]
 struct Attention;
@@ -83,6 +85,16 @@ impl<B: TensorOps> Backward<B, 2> for RmsNorm {
         }
         if let Some(node) = x_node {
             grads.register::<B>(node.id, B::rms_norm_grad(x, weight, grad, eps));
+        }
+    }
+}
+
+impl<B: Backend> Backward<B, 2> for Add {
+    type State = ();
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        for node in ops.parents.into_iter().flatten() {
+            grads.register::<B>(node.id, grad.clone());
         }
     }
 }
@@ -246,6 +258,32 @@ impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
             }
             OpsKind::UnTracked(prep) => prep.finish(B::rms_norm(x, weight, eps)),
         }
+    }
+
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        delta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let ((x, x_guard), (delta, delta_guard)) = (x.into_parts(), delta.into_parts());
+        let (weight, weight_guard) = weight.into_parts();
+        let (sum, normed) = B::add_rms_norm(x, delta, weight.clone(), eps);
+        let kept = sum.clone();
+        let sum: FloatTensor<Self> = match Add.prepare::<C>([x_guard, delta_guard]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((), sum),
+            OpsKind::UnTracked(prep) => prep.finish(sum),
+        };
+        let (_, sum_guard) = sum.clone().into_parts();
+        let normed = match RmsNorm
+            .prepare::<C>([sum_guard, weight_guard])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish((kept, weight, eps), normed),
+            OpsKind::UnTracked(prep) => prep.finish(normed),
+        };
+        (sum, normed)
     }
 
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -40,6 +40,17 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps))
 }
 
+/// Residual add and RMS norm in one pass: `x + delta`, and the [`rms_norm`] of that.
+///
+/// # Shapes
+/// - `x`, `delta`, both outputs: `[token, d]`, `weight`: `[d]`
+pub fn add_rms_norm(x: Tensor<2>, delta: Tensor<2>, weight: Tensor<1>, eps: f64) -> (Tensor<2>, Tensor<2>) {
+    assert_shape("add_rms_norm", "delta", delta.dims(), x.dims());
+    assert_shape("add_rms_norm", "weight", weight.dims(), [x.dims()[1]]);
+    let (sum, normed) = Dispatch::add_rms_norm(x.into_dispatch(), delta.into_dispatch(), weight.into_dispatch(), eps);
+    (Tensor::from_dispatch(sum), Tensor::from_dispatch(normed))
+}
+
 /// Rotary position embedding, half-split layout (Su et al. 2021; the layout of Hugging Face's Llama).
 ///
 /// # Shapes

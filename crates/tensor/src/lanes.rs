@@ -5,6 +5,10 @@
 
 use burn::tensor::Device;
 
+/// Threads that [`in_pool`] keeps awake, its own among them: more of them would fight over the same queues.
+#[cfg(feature = "flex")]
+const MOST_AWAKE: usize = 8;
+
 /// How many parts are worth computing side by side on `device`: the threads of flex, 1 on every other device.
 pub fn lanes(device: &Device) -> usize {
     #[cfg(feature = "flex")]
@@ -42,10 +46,43 @@ pub fn side_by_side<T: Send, R: Send>(device: &Device, parts: Vec<T>, f: impl Fn
 pub fn in_pool<R: Send>(device: &Device, f: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "flex")]
     if device.clone().inner() == Device::flex() {
-        return rayon::scope(|_| f());
+        return awake(f);
     }
     let _ = device;
     f()
+}
+
+/// `f` in the pool, some other threads of which look for work until it is done: woken by the system for each operation, they would
+/// come too late for most of those of generation.
+#[cfg(feature = "flex")]
+fn awake<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let done = AtomicBool::new(false);
+    rayon::scope(|scope| {
+        // Also where `f` panics.
+        let (done, ends) = (&done, Done(&done));
+        let here = rayon::current_thread_index();
+        for _ in 1..rayon::current_num_threads().min(MOST_AWAKE) {
+            scope.spawn(move |_| {
+                // Between two operations this thread may find the job, too; it has something better to do.
+                while rayon::current_thread_index() != here && !done.load(Ordering::Relaxed) {
+                    if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                        std::hint::spin_loop();
+                    }
+                }
+            });
+        }
+        let result = f();
+        drop(ends);
+        result
+    })
 }
 
 #[cfg(feature = "flex")]

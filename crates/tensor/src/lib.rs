@@ -45,7 +45,7 @@ pub use device::test_device;
 pub use device::{DEVICES, DeviceChoice, DeviceError, device};
 pub use frozen::{Frozen, packed_product};
 pub use functions::{
-    activate, adamw, attention, attention_with, cross_entropy, encode_above, encode_batch_top_k, gated,
+    activate, adamw, add_rms_norm, attention, attention_with, cross_entropy, encode_above, encode_batch_top_k, gated,
     low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu, top_k,
 };
 pub use lanes::{in_pool, lanes, side_by_side};

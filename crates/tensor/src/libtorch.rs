@@ -5,15 +5,43 @@
 
 use std::sync::Arc;
 
-use burn::backend::LibTorch;
 use burn::backend::libtorch::TchTensor;
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{LibTorch, TensorMetadata};
+use burn::tensor::TensorData;
 use tch::{Kind, Reduction, Tensor};
 
 use crate::ops::{CROSS_ENTROPY_CHUNK, attention_grads, attention_values};
-use crate::{Activation, AdamWStep, AttentionOptions, Span, Spans, TensorOps};
+use crate::packed::Numbers;
+use crate::{Activation, AdamWStep, AttentionOptions, Packed, Span, Spans, TensorOps};
+
+/// Most rows for which a bf16 weight is widened, so that a row gives the same whatever other rows there are.
+const FEW_ROWS: i64 = 32;
 
 impl TensorOps for LibTorch {
+    /// A weight of 8 or 4 bits stays here in f32 once it was used.
+    fn packed_product(x: FloatTensor<Self>, w: Arc<Packed>, transposed: bool) -> FloatTensor<Self> {
+        let (x, device) = (x.tensor, x.device());
+        let weight = w.on_device(
+            |kept: &TchTensor| kept.device() == device,
+            || {
+                let weight = Self::float_from_data(TensorData::new(w.to_vec(), w.shape()), &device);
+                match w.numbers {
+                    Numbers::Bf16(_) => TchTensor::new(weight.tensor.to_kind(Kind::BFloat16)),
+                    _ => weight,
+                }
+            },
+        );
+        let weight = if transposed { weight.tensor } else { weight.tensor.tr() };
+        let native = weight.kind() == Kind::BFloat16 && x.size()[0] > FEW_ROWS && multiplies_bf16(x.device());
+        TchTensor::new(if native {
+            x.to_kind(Kind::BFloat16).matmul(&weight).to_kind(x.kind())
+        } else {
+            x.matmul(&weight.to_kind(x.kind()))
+        })
+    }
+
     fn packed_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -256,6 +284,17 @@ impl TensorOps for LibTorch {
         let _ = param.addcdiv_(&first, &(root * (-1.0 / rate)));
         (TchTensor::new(param), TchTensor::new(first), TchTensor::new(second))
     }
+}
+
+/// Whether products of bf16 are faster there than those of f32.
+fn multiplies_bf16(device: tch::Device) -> bool {
+    if device != tch::Device::Cpu {
+        return true;
+    }
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 fn values(x: &Tensor, activation: Activation) -> Tensor {

@@ -66,6 +66,17 @@ pub trait TensorOps: Backend {
         Self::float_mul(Self::float_sub(scaled, Self::float_mul(unit, along)), inverse)
     }
 
+    /// `x + delta`, and the [`TensorOps::rms_norm`] of that: what a residual stream carries on, and what the next layer reads.
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        delta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let sum = Self::float_add(x, delta);
+        (sum.clone(), Self::rms_norm(sum, weight, eps))
+    }
+
     /// Rotary position embedding in the half-split layout: `x [token, head, d]`, `cos`/`sin [token, d / 2]`.
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
         let [tokens, _, d] = x.shape().dims();

@@ -1,5 +1,8 @@
 //! Weights in fewer bits: bf16, and blocks of 8 or 4 bits with a scale each.
 
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
+
 use half::bf16;
 
 /// Weights that share a scale, where this crate chooses.
@@ -14,6 +17,17 @@ pub struct Packed {
     pub(crate) d_out: usize,
     pub(crate) d_in: usize,
     pub(crate) numbers: Numbers,
+    on_device: OnDevice,
+}
+
+/// What a device has made of a weight. It says nothing about the weight that the numbers do not.
+#[derive(Clone, Default)]
+struct OnDevice(Arc<OnceLock<Box<dyn Any + Send + Sync>>>);
+
+impl PartialEq for OnDevice {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// The stored numbers.
@@ -111,8 +125,8 @@ impl Packed {
     /// If there are not as many of each as `shape` asks for.
     pub fn bytes(quants: Vec<i8>, blocks: Blocks, shape: [usize; 2]) -> Self {
         assert!(
-            blocks.len.is_multiple_of(16),
-            "8-bit blocks: of 16 n weights, not {}",
+            [16, 32].contains(&blocks.len),
+            "8-bit blocks: of 16 or 32 weights, not {}",
             blocks.len
         );
         blocks.check("8-bit blocks", quants.len(), shape);
@@ -134,7 +148,30 @@ impl Packed {
     }
 
     fn new([d_out, d_in]: [usize; 2], numbers: Numbers) -> Self {
-        Self { d_out, d_in, numbers }
+        Self {
+            d_out,
+            d_in,
+            numbers,
+            on_device: OnDevice::default(),
+        }
+    }
+
+    /// The weight as a device keeps it: the first product there makes that, and later ones find it. It has room for one device;
+    /// another one makes it anew each time.
+    #[cfg_attr(
+        not(any(feature = "tch", feature = "wgpu", feature = "cuda", feature = "remote")),
+        expect(dead_code)
+    )]
+    pub(crate) fn on_device<T: Clone + Send + Sync + 'static>(
+        &self,
+        is_there: impl Fn(&T) -> bool,
+        make: impl Fn() -> T,
+    ) -> T {
+        let kept = self.on_device.0.get_or_init(|| Box::new(make()));
+        match kept.downcast_ref().filter(|kept| is_there(kept)) {
+            Some(kept) => kept.clone(),
+            None => make(),
+        }
     }
 
     /// `[d_out, d_in]`.

@@ -4,15 +4,34 @@
 //! WebSocket, which hides nothing from whoever can read the network: the token keeps strangers out, not listeners.
 
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Remote, TensorMetadata};
 use burn::remote::RemoteHost;
 use burn::server::{RemoteServer, TokenAuthorizer, WebSocketTransport};
-use burn::tensor::Device;
+use burn::tensor::{Device, TensorData};
 
-use crate::{DeviceError, TensorOps};
+use crate::{DeviceError, Packed, TensorOps};
 
-impl TensorOps for burn::backend::Remote {}
+impl TensorOps for Remote {
+    fn packed_product(x: FloatTensor<Self>, w: Arc<Packed>, transposed: bool) -> FloatTensor<Self> {
+        let device = x.device();
+        // It travels once.
+        let weight = w.on_device(
+            |kept: &FloatTensor<Self>| kept.device() == device,
+            || Self::float_from_data(TensorData::new(w.to_vec(), w.shape()), &device),
+        );
+        let weight = if transposed {
+            weight
+        } else {
+            Self::float_transpose(weight)
+        };
+        Self::product(x, weight)
+    }
+}
 
 /// Where a client finds the server's token.
 const TOKEN: &str = "REALIGN_REMOTE_TOKEN";

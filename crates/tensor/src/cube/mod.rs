@@ -3,6 +3,7 @@
 
 mod attention;
 mod norm;
+mod packed;
 mod pointwise;
 mod sparse;
 mod top_k;
@@ -18,9 +19,13 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::{Activation, AttentionOptions, Spans, TensorOps};
+use crate::{Activation, AttentionOptions, Packed, Spans, TensorOps};
 
 impl TensorOps for Cube {
+    fn packed_product(x: FloatTensor<Self>, w: Arc<Packed>, transposed: bool) -> FloatTensor<Self> {
+        packed::product(x, &w, transposed)
+    }
+
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         norm::rms_norm(x, weight, eps as f32)
     }
@@ -32,6 +37,15 @@ impl TensorOps for Cube {
         eps: f64,
     ) -> FloatTensor<Self> {
         norm::rms_norm_grad(x, weight, grad, eps as f32)
+    }
+
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        delta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        norm::add_rms_norm(x, delta, weight, eps as f32)
     }
 
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {

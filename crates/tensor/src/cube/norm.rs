@@ -28,6 +28,29 @@ pub(super) fn rms_norm(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTenso
     in_precision(out, dtype)
 }
 
+pub(super) fn add_rms_norm(x: CubeTensor, delta: CubeTensor, weight: CubeTensor, eps: f32) -> (CubeTensor, CubeTensor) {
+    let ([rows, d], dtype) = (x.shape().dims(), x.dtype());
+    let [x, delta, weight] = [x, delta, weight].map(numbers);
+    let [sum, out] = [0; 2].map(|_| empty(&x, [rows, d], DType::F32));
+    if rows * d > 0 {
+        let client = x.client.clone();
+        add_normed::launch(
+            &client,
+            cubes(rows),
+            CubeDim::new_1d(UNITS as u32),
+            x.into_tensor_arg(),
+            delta.into_tensor_arg(),
+            weight.into_tensor_arg(),
+            sum.clone().into_tensor_arg(),
+            out.clone().into_tensor_arg(),
+            rows,
+            d,
+            eps,
+        );
+    }
+    (in_precision(sum, dtype), in_precision(out, dtype))
+}
+
 pub(super) fn rms_norm_grad(x: CubeTensor, weight: CubeTensor, grad: CubeTensor, eps: f32) -> CubeTensor {
     let ([rows, d], dtype) = (x.shape().dims(), x.dtype());
     let [x, weight, grad] = [x, weight, grad].map(numbers);
@@ -72,6 +95,44 @@ fn normed(x: &Tensor<f32>, weight: &Tensor<f32>, out: &mut Tensor<f32>, rows: us
         let column = step * UNITS + unit;
         if column < d {
             out[row * d + column] = x[row * d + column] * inverse * weight[column];
+        }
+    }
+}
+
+/// `x + delta`, and what [`normed`] makes of it. A unit reads back only what it wrote.
+#[cube(launch)]
+fn add_normed(
+    x: &Tensor<f32>,
+    delta: &Tensor<f32>,
+    weight: &Tensor<f32>,
+    sum: &mut Tensor<f32>,
+    out: &mut Tensor<f32>,
+    rows: usize,
+    d: usize,
+    eps: f32,
+) {
+    let row = CUBE_POS;
+    if row >= rows {
+        terminate!();
+    }
+    let unit = UNIT_POS as usize;
+    let mut squares = 0.0f32;
+    for step in 0..d.div_ceil(UNITS) {
+        let column = step * UNITS + unit;
+        if column < d {
+            let at = row * d + column;
+            let value = x[at] + delta[at];
+            sum[at] = value;
+            squares += value * value;
+        }
+    }
+    let mean = sum_of_units(squares, UNITS) / f32::cast_from(d);
+    let inverse = 1.0f32 / (mean + eps).sqrt();
+    for step in 0..d.div_ceil(UNITS) {
+        let column = step * UNITS + unit;
+        if column < d {
+            let at = row * d + column;
+            out[at] = sum[at] * inverse * weight[column];
         }
     }
 }

@@ -21,16 +21,47 @@ pub(super) fn rms_norm(x: &FlexTensor, weight: &FlexTensor, eps: f32) -> FlexTen
         with_simd(
             #[inline(always)]
             || {
-                for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-                    let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
-                    for ((y, x), w) in out.iter_mut().zip(x).zip(w) {
-                        *y = x * inverse * w;
-                    }
-                }
+                norm_rows(x, w, eps, out);
             },
         );
     });
     float(out, &[rows, d])
+}
+
+pub(super) fn add_rms_norm(
+    x: &FlexTensor,
+    delta: &FlexTensor,
+    weight: &FlexTensor,
+    eps: f32,
+) -> (FlexTensor, FlexTensor) {
+    let [rows, d] = dims(x);
+    let (x, delta, weight) = (contiguous(x), contiguous(delta), contiguous(weight));
+    let (xs, deltas, w) = (slice::<f32>(&x), slice::<f32>(&delta), slice::<f32>(&weight));
+    let [sums, normed] = in_blocks(rows * d, ROWS * d, |i, [sums, normed]| {
+        let (x, delta) = (&xs[i * ROWS * d..], &deltas[i * ROWS * d..]);
+        with_simd(
+            #[inline(always)]
+            || {
+                for ((x, delta), sum) in x.iter().zip(delta).zip(sums.iter_mut()) {
+                    *sum = x + delta;
+                }
+                norm_rows(sums, w, eps, normed);
+            },
+        );
+    });
+    (float(sums, &[rows, d]), float(normed, &[rows, d]))
+}
+
+/// The norm of each row of `x`.
+#[inline(always)]
+fn norm_rows(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+    let d = w.len();
+    for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+        let inverse = 1.0 / (sum_squares(x) / d as f32 + eps).sqrt();
+        for ((y, x), w) in out.iter_mut().zip(x).zip(w) {
+            *y = x * inverse * w;
+        }
+    }
 }
 
 pub(super) fn rms_norm_grad(x: &FlexTensor, weight: &FlexTensor, grad: &FlexTensor, eps: f32) -> FlexTensor {
@@ -73,6 +104,8 @@ pub(super) fn rotary(x: &FlexTensor, cos: &FlexTensor, sin: &FlexTensor) -> Flex
                     let x = &xs[t * row..][..row];
                     for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
                         let ((x1, x2), (y1, y2)) = (x.split_at(half), out.split_at_mut(half));
+                        // Of one length, so that no index is checked inside the loop.
+                        let (x2, y1, y2) = (&x2[..half], &mut y1[..half], &mut y2[..half]);
                         for j in 0..half {
                             y1[j] = x1[j] * cos[j] - x2[j] * sin[j];
                             y2[j] = x2[j] * cos[j] + x1[j] * sin[j];

@@ -99,9 +99,7 @@ impl Runs<'_> {
         for (c, sums) in self.sums.chunks_exact_mut(m).enumerate() {
             // The next rows, while there is something to do with these: by itself the processor follows runs too late.
             for t in 0..K {
-                if let Some(soon) = self.w.get((i + K + t) * n + self.first + c * LANES) {
-                    wide.prefetch(soon);
-                }
+                wide.prefetch(self.w, (i + K + t) * n + self.first + c * LANES);
             }
             let mut registers = [wide.splat(0.0); K];
             for t in 0..K {

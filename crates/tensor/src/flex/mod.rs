@@ -10,6 +10,7 @@ mod bf16;
 mod cross_entropy;
 mod elementwise;
 mod few_rows;
+mod forms;
 mod packed;
 mod product;
 mod simd;
@@ -52,6 +53,15 @@ impl TensorOps for Flex {
         eps: f64,
     ) -> FloatTensor<Self> {
         elementwise::rms_norm_grad(&x, &weight, &grad, eps as f32)
+    }
+
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        delta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        elementwise::add_rms_norm(&x, &delta, &weight, eps as f32)
     }
 
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -4,16 +4,20 @@
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::forms::{Form, PAIR, Row, WithForm, left_over, with_form};
 use super::product::product_of;
 use super::view::{contiguous, dims, float, slice};
 use super::wide::{LANES, Wide, Work, with_wide};
-use crate::packed::{Numbers, Packed, widened};
+use crate::packed::{Numbers, Packed};
 
 /// Most rows for which reading packed numbers again for each eight of them beats unpacking them once.
 const MOST_ROWS: usize = 32;
 
 /// Rows of `x` that share one reading.
 const ROWS: usize = 8;
+
+/// Rows of the weight that one row of `x` meets side by side.
+const TOGETHER: usize = 4;
 
 /// Output columns of a task.
 const COLUMNS: usize = 64;
@@ -67,21 +71,28 @@ struct Unpack<'a> {
 impl Work for Unpack<'_> {
     #[inline(always)]
     fn run<W: Wide>(self, wide: W) {
-        let d = self.w.d_in;
-        for i in 0..self.out.len() / d {
-            let (row, out) = (self.first + i, &mut self.out[i * d..][..d]);
-            each_pair(
-                wide,
-                self.w,
-                row,
-                #[inline(always)]
-                |c, weights| {
-                    for j in 0..2 {
-                        out[(c + j) * LANES..][..LANES].copy_from_slice(&wide.store(weights[j]));
-                    }
-                },
-            );
-            each_left(self.w, row, |at, weight| out[at] = weight);
+        let w = self.w;
+        with_form(w, (wide, self));
+    }
+}
+
+impl<W: Wide> WithForm for (W, Unpack<'_>) {
+    #[inline(always)]
+    fn run(self, form: impl Form) {
+        let (wide, Unpack { w, first, out }) = self;
+        let d = w.d_in;
+        for (i, out) in out.chunks_exact_mut(d).enumerate() {
+            let (start, row) = ((first + i) * d, form.row(first + i, d));
+            let (pairs, left) = out.as_chunks_mut::<PAIR>();
+            for (p, out) in pairs.iter_mut().enumerate() {
+                let [low, high] = row.pair(wide, p);
+                out[..LANES].copy_from_slice(&wide.store(low));
+                out[LANES..].copy_from_slice(&wide.store(high));
+            }
+            let whole = d - left.len();
+            for (at, out) in left.iter_mut().enumerate() {
+                *out = left_over(w, start + whole + at);
+            }
         }
     }
 }
@@ -119,118 +130,141 @@ struct Dots<'a> {
 impl Work for Dots<'_> {
     #[inline(always)]
     fn run<W: Wide>(self, wide: W) {
-        let columns = self.out.len() / self.m;
-        for column in 0..columns {
-            let mut row = 0;
-            while row < self.m {
-                let x = &self.x[row * self.w.d_in..];
-                let out = &mut self.out[row * columns + column..];
-                let at = self.first + column;
-                match self.m - row {
-                    1 => dots::<W, 1>(wide, x, self.w, at, columns, out),
-                    2 => dots::<W, 2>(wide, x, self.w, at, columns, out),
-                    3 => dots::<W, 3>(wide, x, self.w, at, columns, out),
-                    4 => dots::<W, 4>(wide, x, self.w, at, columns, out),
-                    5 => dots::<W, 5>(wide, x, self.w, at, columns, out),
-                    6 => dots::<W, 6>(wide, x, self.w, at, columns, out),
-                    7 => dots::<W, 7>(wide, x, self.w, at, columns, out),
-                    _ => dots::<W, ROWS>(wide, x, self.w, at, columns, out),
-                }
-                row += ROWS;
+        let w = self.w;
+        with_form(w, (wide, self));
+    }
+}
+
+impl<W: Wide> WithForm for (W, Dots<'_>) {
+    #[inline(always)]
+    fn run(self, form: impl Form) {
+        let (wide, mut dots) = self;
+        let columns = dots.out.len() / dots.m;
+        if dots.m > 1 {
+            for column in 0..columns {
+                dots.column(wide, form, column, columns);
             }
+            return;
+        }
+        // Rows of the weight side by side: one need not wait for the other's bytes, and sums fold four at a time.
+        let Dots { x, w, first, out, .. } = dots;
+        for (i, out) in out.chunks_mut(TOGETHER).enumerate() {
+            let at = first + i * TOGETHER;
+            match out.try_into() {
+                Ok(out) => one_row::<W, TOGETHER>(wide, form, x, w, at, out),
+                Err(_) => {
+                    for (c, out) in out.iter_mut().enumerate() {
+                        one_row::<W, 1>(wide, form, x, w, at + c, std::array::from_mut(out));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Dots<'_> {
+    /// One column of the output.
+    #[inline(always)]
+    fn column<W: Wide>(&mut self, wide: W, form: impl Form, column: usize, columns: usize) {
+        let (w, at) = (self.w, self.first + column);
+        for row in (0..self.m).step_by(ROWS) {
+            let x = &self.x[row * w.d_in..];
+            let out = &mut self.out[row * columns + column..];
+            match self.m - row {
+                1 => some_rows::<W, 1>(wide, form, x, w, at, columns, out),
+                2 => some_rows::<W, 2>(wide, form, x, w, at, columns, out),
+                3 => some_rows::<W, 3>(wide, form, x, w, at, columns, out),
+                4 => some_rows::<W, 4>(wide, form, x, w, at, columns, out),
+                5 => some_rows::<W, 5>(wide, form, x, w, at, columns, out),
+                6 => some_rows::<W, 6>(wide, form, x, w, at, columns, out),
+                7 => some_rows::<W, 7>(wide, form, x, w, at, columns, out),
+                _ => some_rows::<W, ROWS>(wide, form, x, w, at, columns, out),
+            }
+        }
+    }
+}
+
+/// Dot products of one row of `x` with `C` rows of `w`.
+#[inline(always)]
+fn one_row<W: Wide, const C: usize>(wide: W, form: impl Form, x: &[f32], w: &Packed, row: usize, out: &mut [f32; C]) {
+    let d = w.d_in;
+    let mut rows = [form.row(row, d); C];
+    for c in 1..C {
+        rows[c] = form.row(row + c, d);
+    }
+    let mut sums = [[wide.splat(0.0); 2]; C];
+    for (p, x) in x[..d].as_chunks::<PAIR>().0.iter().enumerate() {
+        let x = x.as_chunks::<LANES>().0;
+        let x = [wide.load(&x[0]), wide.load(&x[1])];
+        for c in 0..C {
+            add(wide, x, rows[c].pair(wide, p), &mut sums[c]);
+        }
+    }
+    *out = folded(wide, sums);
+    for at in d / PAIR * PAIR..d {
+        for c in 0..C {
+            out[c] = x[at].mul_add(left_over(w, (row + c) * d + at), out[c]);
         }
     }
 }
 
 /// Dot products of `R` rows of `x` with one row of `w`; row `r` goes to `out[r · stride]`.
 #[inline(always)]
-fn dots<W: Wide, const R: usize>(wide: W, x: &[f32], w: &Packed, row: usize, stride: usize, out: &mut [f32]) {
-    let (d, chunks) = (w.d_in, w.d_in / LANES);
-    let mut x_chunks: [&[[f32; LANES]]; R] = [&[]; R];
+fn some_rows<W: Wide, const R: usize>(
+    wide: W,
+    form: impl Form,
+    x: &[f32],
+    w: &Packed,
+    row: usize,
+    stride: usize,
+    out: &mut [f32],
+) {
+    let d = w.d_in;
+    let mut rows: [&[[f32; LANES]]; R] = [&[]; R];
     for r in 0..R {
-        x_chunks[r] = &x[r * d..][..d].as_chunks().0[..chunks];
+        rows[r] = &x[r * d..][..d].as_chunks().0[..d / LANES];
     }
-    // Two sums of each, so that one need not wait for the other.
-    let mut sums = [[wide.splat(0.0); 2]; R];
-    each_pair(
-        wide,
-        w,
-        row,
-        #[inline(always)]
-        |c, weights| {
-            for r in 0..R {
-                for i in 0..2 {
-                    sums[r][i] = wide.mul_add(wide.load(&x_chunks[r][c + i]), weights[i], sums[r][i]);
-                }
-            }
-        },
-    );
-    let mut totals = [0f32; R];
-    for r in 0..R {
-        totals[r] = wide.sum(wide.mul_add(wide.splat(1.0), sums[r][0], sums[r][1]));
+    let (mut sums, weights) = ([[wide.splat(0.0); 2]; R], form.row(row, d));
+    for p in 0..d / PAIR {
+        let weights = weights.pair(wide, p);
+        for r in 0..R {
+            let x = [wide.load(&rows[r][2 * p]), wide.load(&rows[r][2 * p + 1])];
+            add(wide, x, weights, &mut sums[r]);
+        }
     }
-    each_left(w, row, |at, weight| {
+    let mut totals = folded(wide, sums);
+    for at in d / PAIR * PAIR..d {
+        let weight = left_over(w, row * d + at);
         for r in 0..R {
             totals[r] = x[r * d + at].mul_add(weight, totals[r]);
         }
-    });
+    }
     for r in 0..R {
         out[r * stride] = totals[r];
     }
 }
 
-/// Hands out the weights of a row in pairs of sixteen, with the first one's place in sixteens.
+/// Adds products to two sums, so that one need not wait for the other.
 #[inline(always)]
-fn each_pair<W: Wide>(wide: W, w: &Packed, row: usize, mut each: impl FnMut(usize, [W::F; 2])) {
-    let d = w.d_in;
-    match &w.numbers {
-        Numbers::Bf16(bits) => {
-            let (pairs, _) = bits[row * d..][..d].as_chunks::<{ 2 * LANES }>();
-            for (p, pair) in pairs.iter().enumerate() {
-                let (halves, _) = pair.as_chunks::<LANES>();
-                each(2 * p, [wide.halves(&halves[0]), wide.halves(&halves[1])]);
-            }
-        }
-        Numbers::Q8(quants, blocks) => {
-            let (pairs, _) = quants[row * d..][..d].as_chunks::<{ 2 * LANES }>();
-            // A pair is one block or two.
-            let (first, per_pair) = (row * d / blocks.len, 2 * LANES / blocks.len);
-            for (p, pair) in pairs.iter().enumerate() {
-                let (halves, _) = pair.as_chunks::<LANES>();
-                let block = first + p * per_pair;
-                let (low, high) = (blocks.at(block), blocks.at(block + per_pair - 1));
-                each(2 * p, [bytes(wide, &halves[0], low), bytes(wide, &halves[1], high)]);
-            }
-        }
-        Numbers::Q4(quants, blocks) => {
-            let (pairs, _) = quants[row * d / 2..][..d / 2].as_chunks::<LANES>();
-            let first = row * d / blocks.len;
-            for (p, pair) in pairs.iter().enumerate() {
-                let (scale, min) = blocks.at(first + p);
-                each(2 * p, wide.nibbles(pair, scale, min));
-            }
-        }
+fn add<W: Wide>(wide: W, x: [W::F; 2], weights: [W::F; 2], sums: &mut [W::F; 2]) {
+    for i in 0..2 {
+        sums[i] = wide.mul_add(x[i], weights[i], sums[i]);
     }
 }
 
+/// The total of each two sums; the same bits, however many there are.
 #[inline(always)]
-fn bytes<W: Wide>(wide: W, quants: &[i8; LANES], (scale, min): (f32, f32)) -> W::F {
-    wide.mul_add(wide.bytes(quants), wide.splat(scale), wide.splat(min))
-}
-
-/// Hands out the weights at the end of a row that are no whole pair, with their columns.
-#[inline(always)]
-fn each_left(w: &Packed, row: usize, mut each: impl FnMut(usize, f32)) {
-    let d = w.d_in;
-    for at in d / (2 * LANES) * (2 * LANES)..d {
-        let weight = match &w.numbers {
-            Numbers::Bf16(bits) => widened(bits[row * d + at]),
-            Numbers::Q8(quants, blocks) => {
-                let (scale, min) = blocks.at((row * d + at) / blocks.len);
-                f32::from(quants[row * d + at]).mul_add(scale, min)
-            }
-            Numbers::Q4(..) => unreachable!("blocks of 32 fill rows"),
-        };
-        each(at, weight);
+fn folded<W: Wide, const N: usize>(wide: W, sums: [[W::F; 2]; N]) -> [f32; N] {
+    let mut totals = [0.0; N];
+    for first in (0..N).step_by(4) {
+        let mut four = [sums[first][0]; 4];
+        for i in 0..4 {
+            let [a, b] = sums[(first + i).min(N - 1)];
+            four[i] = wide.mul_add(wide.splat(1.0), a, b);
+        }
+        for (total, sum) in totals[first..].iter_mut().zip(wide.sums(four)) {
+            *total = sum;
+        }
     }
+    totals
 }

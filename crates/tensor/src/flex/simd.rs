@@ -65,8 +65,12 @@ pub(super) fn max(x: &[f32]) -> f32 {
 /// and branch-free, so that it vectorises where the library's does not.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
+    // Its unit in the last place is one, so that adding it rounds to a whole number, which its last bits then hold: a cast to an
+    // integer saturates in Rust, for which there is no instruction.
+    const ROUNDS: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.0, 88.0);
-    let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
+    let rounded = clamped.mul_add(std::f32::consts::LOG2_E, ROUNDS);
+    let n = rounded - ROUNDS;
     let r = n.mul_add(-0.693_359_4, clamped);
     let r = n.mul_add(2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4f32;
@@ -76,7 +80,7 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 1.666_666_5e-1);
     p = p.mul_add(r, 5.000_000_3e-1);
     let e = p.mul_add(r * r, r) + 1.0;
-    let power = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    let power = f32::from_bits(rounded.to_bits().wrapping_sub(ROUNDS.to_bits()).wrapping_add(127) << 23);
     // Below the clamp the true value is 0 to f32 for every sum that it enters. NaN goes through.
     if x < -87.0 { 0.0 } else { e * power }
 }

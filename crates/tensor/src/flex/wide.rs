@@ -18,9 +18,9 @@ pub(super) trait Wide: Copy {
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;
     fn store(self, x: Self::F) -> [f32; LANES];
-    /// Asks memory for the line of a number that will be read soon.
+    /// Asks memory for the line of a number that will be read soon, if it exists.
     #[inline(always)]
-    fn prefetch(self, _: &f32) {}
+    fn prefetch<T>(self, _: &[T], _: usize) {}
     /// `a · b + c`.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// bf16.
@@ -135,9 +135,10 @@ impl Wide for pulp::x86::V4 {
     }
     #[inline(always)]
     #[allow(unsafe_code)]
-    fn prefetch(self, x: &f32) {
-        // SAFETY: it reads nothing that the program sees, and the address is a number's.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(x).cast()) };
+    fn prefetch<T>(self, from: &[T], at: usize) {
+        let place = from.as_ptr().wrapping_add(at).cast();
+        // SAFETY: it reads nothing that the program sees, and an address that is none is ignored.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place) };
     }
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
@@ -207,9 +208,10 @@ impl Wide for pulp::x86::V3 {
     }
     #[inline(always)]
     #[allow(unsafe_code)]
-    fn prefetch(self, x: &f32) {
-        // SAFETY: it reads nothing that the program sees, and the address is a number's.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(x).cast()) };
+    fn prefetch<T>(self, from: &[T], at: usize) {
+        let place = from.as_ptr().wrapping_add(at).cast();
+        // SAFETY: it reads nothing that the program sees, and an address that is none is ignored.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place) };
     }
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use rayon::ThreadPoolBuilder;
 use realign_tensor::{
-    AdamWStep, Spans, adamw, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary, sparse_decode,
-    sparse_encode, swiglu,
+    AdamWStep, Spans, adamw, add_rms_norm, attention, cross_entropy, low_rank_linear, product, rms_norm, rotary,
+    sparse_decode, sparse_encode, swiglu,
 };
 
 use crate::numbers::{Outcome, bits, leaf, outcome, uniform, values, whole};
@@ -34,6 +34,7 @@ fn everything() -> Vec<Outcome> {
     vec![
         outcome!(product(x.clone(), w.clone()); x, w),
         outcome!(rms_norm(x.clone(), vector.clone(), 1e-5); x, vector),
+        outcome!(add_rms_norm(x.clone(), y.clone(), vector.clone(), 1e-5).1; x, y, vector),
         outcome!(rotary(q.clone(), angle.clone().cos(), angle.sin()); q),
         outcome!(attention(q.clone(), k.clone(), v.clone(), spans); q, k, v),
         outcome!(swiglu(x.clone(), y.clone()); x, y),

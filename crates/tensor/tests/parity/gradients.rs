@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use realign_tensor::{
-    Activation, AttentionOptions, Span, Spans, activate, attention, attention_with, cross_entropy, gated,
+    Activation, AttentionOptions, Span, Spans, activate, add_rms_norm, attention, attention_with, cross_entropy, gated,
     low_rank_linear, product, rms_norm, rotary, sparse_decode, swiglu, test_device,
 };
 
@@ -81,6 +81,19 @@ fn rms_norm_has_the_gradient_of_its_values() {
         let (x, weight) = (uniform(1, [3, 7], &device), uniform(2, [7], &device));
         check("x", x.clone(), |x| rms_norm(x, weight.clone(), 0.1));
         check("weight", weight.clone(), |weight| rms_norm(x.clone(), weight, 0.1));
+
+        let delta = uniform(3, [3, 7], &device);
+        let added = |x, delta, weight| {
+            let (sum, normed) = add_rms_norm(x, delta, weight, 0.1);
+            sum * normed
+        };
+        check("added x", x.clone(), |x| added(x, delta.clone(), weight.clone()));
+        check("added delta", delta.clone(), |delta| {
+            added(x.clone(), delta, weight.clone())
+        });
+        check("added weight", weight.clone(), |weight| {
+            added(x.clone(), delta.clone(), weight)
+        });
     }
 }
 
@@ -138,7 +151,10 @@ fn constants_alone_leave_no_tape() {
     assert!(!product(x.clone(), y.clone()).is_tracked());
     assert!(!swiglu(x.clone(), y.clone()).is_tracked());
     assert!(!low_rank_linear(x.clone(), y.clone(), y, 1.0).is_tracked());
-    assert!(!rms_norm(x, uniform(3, [4], &device).autodiff(), 1e-5).is_tracked());
+    let weight = uniform(3, [4], &device).autodiff();
+    assert!(!rms_norm(x.clone(), weight.clone(), 1e-5).is_tracked());
+    let (sum, normed) = add_rms_norm(x.clone(), x, weight, 1e-5);
+    assert!(!sum.is_tracked() && !normed.is_tracked());
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor};
 use realign_tensor::{
-    AdamWStep, Span, Spans, adamw, attention, cross_entropy, encode_above, encode_batch_top_k, low_rank_linear,
-    product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu, test_device, top_k,
+    AdamWStep, Span, Spans, adamw, add_rms_norm, attention, cross_entropy, encode_above, encode_batch_top_k,
+    low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu, test_device, top_k,
 };
 
 fn zeros<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -28,6 +28,8 @@ macro_rules! panics {
 
 panics! {
     product_of_unlike_widths: "product: a is [2, 3], but b is [4, 5]", product(zeros([2, 3]), zeros([4, 5]));
+    add_rms_norm_of_two_shapes: "add_rms_norm: delta has shape [2, 4], expected [2, 3]",
+        add_rms_norm(zeros([2, 3]), zeros([2, 4]), zeros([3]), 0.0);
     rms_norm_of_another_width: "rms_norm: weight has shape [4], expected [3]", rms_norm(zeros([2, 3]), zeros([4]), 0.0);
     rotary_of_other_tokens: "rotary: cos has shape [3, 2], expected [2, 2]",
         rotary(zeros([2, 1, 4]), zeros([3, 2]), zeros([2, 2]));

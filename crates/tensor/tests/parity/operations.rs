@@ -2,8 +2,8 @@
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use realign_tensor::{
-    Activation, AdamWStep, activate, adamw, cross_entropy, encode_above, encode_batch_top_k, gated, low_rank_linear,
-    product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu, test_device, top_k,
+    Activation, AdamWStep, activate, adamw, add_rms_norm, cross_entropy, encode_above, encode_batch_top_k, gated,
+    low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu, test_device, top_k,
 };
 
 use crate::numbers::{Layout, agree, close, exponentials, indices, leaf, outcome, same, uniform, values, whole};
@@ -51,6 +51,12 @@ fn rms_norms_agree() {
                 let x = leaf(layout.tensor(1, [rows, d], device));
                 let weight = leaf(Layout::Inside.tensor(2, [d], device));
                 outcome!(rms_norm(x.clone(), weight.clone(), 1e-5); x, weight)
+            });
+            agree(SUMS, &format!("added, [{rows}, {d}] {layout:?}"), |device| {
+                let [x, delta] = [1, 3].map(|seed| leaf(layout.tensor(seed, [rows, d], device)));
+                let weight = leaf(Layout::Inside.tensor(2, [d], device));
+                let (sum, normed) = add_rms_norm(x.clone(), delta.clone(), weight.clone(), 1e-5);
+                outcome!(Tensor::cat(vec![sum, normed], 1); x, delta, weight)
             });
         }
     }
