@@ -472,7 +472,8 @@ impl LanguageModel for Decoder {
     }
 
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        capped(self.unembedding.map.apply(hidden), self.config.logit_softcap)
+        let logits = in_pool(&self.device, || self.unembedding.map.apply(hidden));
+        capped(logits, self.config.logit_softcap)
     }
 
     fn nll(&self, hidden: Tensor<2>, targets: &[u32]) -> Tensor<1> {

@@ -22,7 +22,8 @@ const FEW_ROWS: i64 = 32;
 impl TensorOps for LibTorch {
     /// A weight of 8 or 4 bits stays here in f32 once it was used.
     fn packed_product(x: FloatTensor<Self>, w: Arc<Packed>, transposed: bool) -> FloatTensor<Self> {
-        let (x, device) = (x.tensor, x.device());
+        let device = x.device();
+        let x = x.tensor;
         let weight = w.on_device(
             |kept: &TchTensor| kept.device() == device,
             || {
