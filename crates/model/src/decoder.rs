@@ -128,7 +128,7 @@ impl Decoder {
             let data: Vec<f32> = (0..rows * columns).map(|_| normal(&mut rng) * scale).collect();
             Tensor::<2>::from_data(TensorData::new(data, [rows, columns]), device)
         };
-        let mut map = |[d_in, d_out]: [usize; 2]| Frozen::from(matrix(d_in, d_out, (d_in as f32).powf(-0.5)));
+        let mut map = |[d_in, d_out]: [usize; 2]| Frozen::linear(matrix(d_in, d_out, (d_in as f32).powf(-0.5)));
         let norm = || Norm {
             weight: Tensor::ones([shape.d_model], device),
             bias: (config.norm == NormKind::Layer).then(|| Tensor::zeros([1, shape.d_model], device)),
@@ -536,12 +536,12 @@ impl LanguageModel for Decoder {
                 let Some(Linear { weight, bias }) = &mut block.linear[site as usize] else {
                     continue;
                 };
-                *weight = edit(Weight::Linear { layer, site }, weight.dense()).into();
+                *weight = Frozen::linear(edit(Weight::Linear { layer, site }, weight.dense()));
                 *bias = bias.take().map(|bias| edit(Weight::Bias { layer, site }, bias));
             }
             let experts = block.experts.iter_mut().flat_map(|experts| &mut experts.down);
             for (expert, down) in experts.enumerate() {
-                *down = edit(Weight::ExpertDown { layer, expert }, down.dense()).into();
+                *down = Frozen::linear(edit(Weight::ExpertDown { layer, expert }, down.dense()));
             }
         }
         let unembedding = edit(Weight::Unembedding, self.unembedding()).transpose();

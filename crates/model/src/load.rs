@@ -203,9 +203,8 @@ impl Reader<'_> {
         if let Some(packed) = packed {
             return Ok(Frozen::packed(packed, self.device));
         }
-        // Kept [in, out], so that the forward product reads both operands row by row.
-        let data = transposed(&read()?, d_out, d_in);
-        Ok(Tensor::<2>::from_data(TensorData::new(data, [d_in, d_out]), self.device).into())
+        let weight = Tensor::<2>::from_data(TensorData::new(read()?, size), self.device);
+        Ok(Frozen::linear(weight.transpose()))
     }
 
     /// A tensor's numbers, if it has this shape and all of them are finite.

@@ -27,6 +27,20 @@ impl From<Tensor<2>> for Frozen {
 }
 
 impl Frozen {
+    /// A linear map's weight `[d_in, d_out]` in f32, in the order in which its device multiplies fastest.
+    ///
+    /// [`Frozen::from`] leaves it as it lies: a table whose rows are looked up.
+    pub fn linear(weight: Tensor<2>) -> Self {
+        #[cfg(feature = "flex")]
+        if weight.device().inner() == Device::flex() {
+            let ([d_in, d_out], device) = (weight.dims(), weight.device());
+            let data = weight.transpose().into_data();
+            let numbers = data.as_slice().expect("a weight in f32");
+            return Self::packed(Packed::f32(numbers, [d_out, d_in]), &device);
+        }
+        weight.into()
+    }
+
     /// A packed weight.
     pub fn packed(packed: Packed, device: &Device) -> Self {
         Self(Kind::Packed(Arc::new(packed), device.clone()))

@@ -1,4 +1,4 @@
-//! Weights in fewer bits: bf16, and blocks of 8 or 4 bits with a scale each.
+//! Weights in another order than a tensor's, or in fewer bits: bf16, and blocks of 8 or 4 bits with a scale each.
 
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -8,10 +8,12 @@ use half::bf16;
 /// Weights that share a scale, where this crate chooses.
 const BLOCK: usize = 32;
 
-/// A frozen weight `[d_out, d_in]` in fewer than 32 bits, row by row along `d_in`.
+/// Output columns that lie side by side in f32.
+pub(crate) const PANEL: usize = 48;
+
+/// A frozen weight `[d_out, d_in]`: in panels of f32, or in fewer bits and row by row along `d_in`.
 ///
-/// What it stands for is `scale · quant + min` of each block, computed in f32: blocks that come out of a file keep the
-/// file's values exactly.
+/// What blocks stand for is `scale · quant + min`, computed in f32: those that come out of a file keep the file's values exactly.
 #[derive(Clone, PartialEq)]
 pub struct Packed {
     pub(crate) d_out: usize,
@@ -33,6 +35,8 @@ impl PartialEq for OnDevice {
 /// The stored numbers.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Numbers {
+    /// Panels of [`PANEL`] outputs, zeros behind the last: those of the first input, then those of the second one.
+    F32(Vec<f32>),
     /// The upper halves of f32.
     Bf16(Vec<u16>),
     /// One byte each.
@@ -76,6 +80,34 @@ impl Blocks {
 }
 
 impl Packed {
+    /// All bits of each weight, in the order in which processors multiply fastest.
+    ///
+    /// # Shapes
+    /// - `weights`: `[d_out, d_in]`, row-major
+    pub fn f32(weights: &[f32], [d_out, d_in]: [usize; 2]) -> Self {
+        assert_eq!(
+            weights.len(),
+            d_out * d_in,
+            "f32: {} weights for [{d_out}, {d_in}]",
+            weights.len()
+        );
+        let mut panels = vec![0.0; d_out.div_ceil(PANEL) * d_in * PANEL];
+        if d_in > 0 {
+            let rows = weights.chunks(PANEL * d_in);
+            for (panel, rows) in panels.chunks_exact_mut(PANEL * d_in).zip(rows) {
+                // Some inputs at a time, so that a row's line is not read again for each of them.
+                for first in (0..d_in).step_by(16) {
+                    for (out, row) in rows.chunks_exact(d_in).enumerate() {
+                        for (i, weight) in row.iter().enumerate().skip(first).take(16) {
+                            panel[i * PANEL + out] = *weight;
+                        }
+                    }
+                }
+            }
+        }
+        Self::new([d_out, d_in], Numbers::F32(panels))
+    }
+
     /// Rounds each weight to the nearest bf16: 8 bits of precision, the range of f32.
     ///
     /// # Shapes
@@ -183,6 +215,7 @@ impl Packed {
     pub fn size(&self) -> usize {
         let blocks = |b: &Blocks| 4 * (b.scales.len() + b.mins.len());
         match &self.numbers {
+            Numbers::F32(panels) => 4 * panels.len(),
             Numbers::Bf16(bits) => 2 * bits.len(),
             Numbers::Q8(quants, b) => quants.len() + blocks(b),
             Numbers::Q4(quants, b) => quants.len() + blocks(b),
@@ -194,6 +227,12 @@ impl Packed {
     pub fn row(&self, row: usize, out: &mut [f32]) {
         let d = self.d_in;
         match &self.numbers {
+            Numbers::F32(panels) => {
+                let panel = &panels[row / PANEL * d * PANEL..][..d * PANEL];
+                for i in 0..d {
+                    out[i] = panel[i * PANEL + row % PANEL];
+                }
+            }
             Numbers::Bf16(bits) => {
                 let bits = &bits[row * d..][..d];
                 for i in 0..d {
@@ -253,6 +292,7 @@ pub(crate) fn widened(bits: u16) -> f32 {
 impl std::fmt::Debug for Packed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match &self.numbers {
+            Numbers::F32(_) => "f32",
             Numbers::Bf16(_) => "bf16",
             Numbers::Q8(..) => "8 bits",
             Numbers::Q4(..) => "4 bits",

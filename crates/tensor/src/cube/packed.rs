@@ -75,7 +75,12 @@ pub(super) fn product(x: CubeTensor, w: &Packed, transposed: bool) -> CubeTensor
 
 impl Kept {
     fn new(like: &CubeTensor, w: &Packed) -> Self {
+        let dense;
         let (bytes, bits, blocks): (&[u8], _, _) = match &w.numbers {
+            Numbers::F32(_) => {
+                dense = w.to_vec();
+                (bytemuck::cast_slice(&dense), 32, None)
+            }
             Numbers::Bf16(halves) => (bytemuck::cast_slice(halves), 16, None),
             Numbers::Q8(quants, blocks) => (bytemuck::cast_slice(quants), 8, Some(blocks)),
             Numbers::Q4(quants, blocks) => (quants, 4, Some(blocks)),
@@ -130,7 +135,9 @@ impl Kept {
 /// Weight number `i` in f32, as [`Packed`] says what it stands for.
 #[cube]
 fn weight(words: &Tensor<i32>, scales: &Tensor<f32>, mins: &Tensor<f32>, i: usize, #[comptime] form: Form) -> f32 {
-    if comptime!(form.bits == 16) {
+    if comptime!(form.bits == 32) {
+        f32::reinterpret(words[i])
+    } else if comptime!(form.bits == 16) {
         let word = u32::reinterpret(words[i / 2]);
         let low = (i % 2) == 0;
         f32::reinterpret(select(low, word << 16u32, word & 0xffff_0000u32))

@@ -6,8 +6,7 @@
 
 use std::arch::x86_64::{
     __m256i, __m512, __m512bh, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_or_si512,
-    _mm512_set1_epi32, _mm512_setzero_ps, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
 };
 use std::mem::MaybeUninit;
 
@@ -15,6 +14,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::amx;
+use super::turned::turned;
 use super::view::in_blocks;
 
 /// 32-bit lanes of a register.
@@ -171,34 +171,6 @@ fn pair_rows<const C: usize>(w: &[u16], [d_out, d_in]: [usize; 2], first: usize,
             to[block..][..LANES].copy_from_slice(&bytemuck::cast::<__m512i, [u32; LANES]>(both));
         }
     }
-}
-
-/// A square of 32-bit numbers, turned.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn turned(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
-    let r: [__m512i; LANES] = bytemuck::cast(rows);
-    let (mut a, mut b) = (r, r);
-    for i in (0..LANES).step_by(2) {
-        a[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for i in (0..LANES).step_by(4) {
-        for j in 0..2 {
-            b[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + 2 + j]);
-            b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + 2 + j]);
-        }
-    }
-    // Quarter q of b[4 i + j] is now column 4 q + j of rows 4 i to 4 i + 3.
-    for j in 0..4 {
-        let (low, high) = ([b[j], b[8 + j]], [b[4 + j], b[12 + j]]);
-        let first = [0, 1].map(|i| _mm512_shuffle_i32x4::<0x44>(low[i], high[i]));
-        let last = [0, 1].map(|i| _mm512_shuffle_i32x4::<0xEE>(low[i], high[i]));
-        a[j] = _mm512_shuffle_i32x4::<0x88>(first[0], first[1]);
-        a[4 + j] = _mm512_shuffle_i32x4::<0xDD>(first[0], first[1]);
-        a[8 + j] = _mm512_shuffle_i32x4::<0x88>(last[0], last[1]);
-        a[12 + j] = _mm512_shuffle_i32x4::<0xDD>(last[0], last[1]);
-    }
-    bytemuck::cast(a)
 }
 
 /// Some rows of the output in the columns of one panel.

@@ -30,6 +30,7 @@ pub(super) trait WithForm {
 #[inline(always)]
 pub(super) fn with_form(w: &Packed, work: impl WithForm) {
     match &w.numbers {
+        Numbers::F32(_) => unreachable!("panels have products of their own"),
         Numbers::Bf16(bits) => work.run(Halves(bits)),
         Numbers::Q8(quants, blocks) if blocks.mins.is_empty() => work.run(Bytes::<false>(quants, blocks)),
         Numbers::Q8(quants, blocks) => work.run(Bytes::<true>(quants, blocks)),
@@ -42,6 +43,7 @@ pub(super) fn with_form(w: &Packed, work: impl WithForm) {
 #[inline(always)]
 pub(super) fn left_over(w: &Packed, at: usize) -> f32 {
     match &w.numbers {
+        Numbers::F32(_) => unreachable!("panels have products of their own"),
         Numbers::Bf16(bits) => widened(bits[at]),
         Numbers::Q8(quants, blocks) => {
             let (scale, min) = blocks.at(at / blocks.len);

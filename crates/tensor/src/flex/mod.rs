@@ -12,11 +12,14 @@ mod elementwise;
 mod few_rows;
 mod forms;
 mod packed;
+mod panels;
 mod product;
 mod simd;
 mod sparse;
 mod sums;
 mod top_k;
+#[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
+mod turned;
 mod view;
 mod wide;
 

@@ -5,6 +5,7 @@ use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::forms::{Form, PAIR, Row, WithForm, left_over, with_form};
+use super::panels;
 use super::product::product_of;
 use super::view::{contiguous, dims, float, slice};
 use super::wide::{LANES, Wide, Work, with_wide};
@@ -29,6 +30,12 @@ pub(super) fn product(x: &FlexTensor, w: &Packed, transposed: bool) -> FlexTenso
     let n = if transposed { w.d_in } else { w.d_out };
     if m * n * k == 0 {
         return float(vec![0.0; m * n], &[m, n]);
+    }
+    if let Numbers::F32(panels) = &w.numbers {
+        return float(
+            panels::product(slice(&x), panels, [m, w.d_out, w.d_in], transposed),
+            &[m, n],
+        );
     }
     if !transposed && m <= MOST_ROWS {
         return float(few_rows(slice(&x), w, m), &[m, n]);

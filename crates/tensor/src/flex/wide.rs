@@ -28,6 +28,11 @@ pub(super) trait Wide: Copy {
     fn bytes(self, quants: &[i8; LANES]) -> Self::F;
     /// `scale · quant + min` of the low nibbles, and of the high ones.
     fn nibbles(self, quants: &[u8; LANES], scale: f32, min: f32) -> [Self::F; 2];
+    /// A square, its rows as columns.
+    #[inline(always)]
+    fn turned(self, rows: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
+        std::array::from_fn(|column| rows.map(|row| row[column]))
+    }
     /// The sum of the sixteen.
     #[inline(always)]
     fn sum(self, x: Self::F) -> f32 {
@@ -143,6 +148,12 @@ impl Wide for pulp::x86::V4 {
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         self.avx512f._mm512_fmadd_ps(a, b, c)
+    }
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn turned(self, rows: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
+        // SAFETY: the set itself shows that the machine has it.
+        bytemuck::cast(unsafe { super::turned::turned(bytemuck::cast(rows)) })
     }
     #[inline(always)]
     fn sum(self, x: Self::F) -> f32 {
@@ -267,6 +278,10 @@ mod tests {
         let four = [x, half, low, high];
         for (found, one) in wide.sums(four).into_iter().zip(four) {
             assert!((found - wide.sum(one)).abs() < 1e-5, "{found} is not the sum");
+        }
+        let square = std::array::from_fn(|row| std::array::from_fn(|column| (row * LANES + column) as f32));
+        for (column, turned) in wide.turned(square).iter().enumerate() {
+            assert_eq!(*turned, square.map(|row| row[column]));
         }
         let sum = wide.sum(x);
         parts
