@@ -124,10 +124,11 @@ impl Parts {
 }
 
 fn bf16(rows: &[&[u8]], shape: [usize; 2]) -> Packed {
-    let bits = rows
+    let bits: Vec<u16> = rows
         .iter()
-        .flat_map(|row| row.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])));
-    Packed::bf16_bits(bits.collect(), shape)
+        .flat_map(|row| row.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])))
+        .collect();
+    Packed::bf16_bits(&bits, shape)
 }
 
 fn scale(block: &[u8], at: usize) -> f32 {

@@ -8,10 +8,13 @@ use half::bf16;
 /// Weights that share a scale, where this crate chooses.
 const BLOCK: usize = 32;
 
-/// Output columns that lie side by side in f32.
+/// Outputs that lie side by side in f32: three registers.
 pub(crate) const PANEL: usize = 48;
 
-/// A frozen weight `[d_out, d_in]`: in panels of f32, or in fewer bits and row by row along `d_in`.
+/// Outputs that lie side by side in bf16: two tiles of a matrix unit.
+pub(crate) const BF16_PANEL: usize = 32;
+
+/// A frozen weight `[d_out, d_in]`: f32 and bf16 in panels, blocks of fewer bits row by row along `d_in`.
 ///
 /// What blocks stand for is `scale · quant + min`, computed in f32: those that come out of a file keep the file's values exactly.
 #[derive(Clone, PartialEq)]
@@ -35,10 +38,10 @@ impl PartialEq for OnDevice {
 /// The stored numbers.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Numbers {
-    /// Panels of [`PANEL`] outputs, zeros behind the last: those of the first input, then those of the second one.
-    F32(Vec<f32>),
-    /// The upper halves of f32.
-    Bf16(Vec<u16>),
+    /// Panels of outputs, zeros behind the last one: a panel's weights of the first input, then those of the second one.
+    F32(Vec<[f32; PANEL]>),
+    /// The same of upper halves of f32, those of two inputs in a word, the first in its low half; [`pairs`] words deep.
+    Bf16(Vec<[u32; BF16_PANEL]>),
     /// One byte each.
     Q8(Vec<i8>, Blocks),
     /// Two to a byte: in 16 bytes of a block of 32, the low nibbles are the first 16.
@@ -91,20 +94,10 @@ impl Packed {
             "f32: {} weights for [{d_out}, {d_in}]",
             weights.len()
         );
-        let mut panels = vec![0.0; d_out.div_ceil(PANEL) * d_in * PANEL];
-        if d_in > 0 {
-            let rows = weights.chunks(PANEL * d_in);
-            for (panel, rows) in panels.chunks_exact_mut(PANEL * d_in).zip(rows) {
-                // Some inputs at a time, so that a row's line is not read again for each of them.
-                for first in (0..d_in).step_by(16) {
-                    for (out, row) in rows.chunks_exact(d_in).enumerate() {
-                        for (i, weight) in row.iter().enumerate().skip(first).take(16) {
-                            panel[i * PANEL + out] = *weight;
-                        }
-                    }
-                }
-            }
-        }
+        let mut panels = vec![[0.0; PANEL]; d_out.div_ceil(PANEL) * d_in];
+        each_of_panels::<_, PANEL>(weights, d_in, |panel, out, i, weight| {
+            panels[panel * d_in + i][out] = weight;
+        });
         Self::new([d_out, d_in], Numbers::F32(panels))
     }
 
@@ -113,21 +106,27 @@ impl Packed {
     /// # Shapes
     /// - `weights`: `[d_out, d_in]`, row-major
     pub fn bf16(weights: &[f32], shape: [usize; 2]) -> Self {
-        Self::bf16_bits(weights.iter().map(|&w| bf16::from_f32(w).to_bits()).collect(), shape)
+        let bits: Vec<u16> = weights.iter().map(|&w| bf16::from_f32(w).to_bits()).collect();
+        Self::bf16_bits(&bits, shape)
     }
 
     /// Weights that are bf16 already.
     ///
     /// # Shapes
     /// - `bits`: `[d_out, d_in]`, row-major
-    pub fn bf16_bits(bits: Vec<u16>, shape: [usize; 2]) -> Self {
+    pub fn bf16_bits(bits: &[u16], [d_out, d_in]: [usize; 2]) -> Self {
         assert_eq!(
             bits.len(),
-            shape[0] * shape[1],
-            "bf16: {} weights for {shape:?}",
+            d_out * d_in,
+            "bf16: {} weights for [{d_out}, {d_in}]",
             bits.len()
         );
-        Self::new(shape, Numbers::Bf16(bits))
+        let deep = pairs(d_in);
+        let mut panels = vec![[0; BF16_PANEL]; d_out.div_ceil(BF16_PANEL) * deep];
+        each_of_panels::<_, BF16_PANEL>(bits, d_in, |panel, out, i, bits| {
+            panels[panel * deep + i / 2][out] |= u32::from(bits) << (16 * (i % 2));
+        });
+        Self::new([d_out, d_in], Numbers::Bf16(panels))
     }
 
     /// Rounds each weight to one of 255 multiples of its block's scale, the largest of 32 neighbours over 127 (GGML's
@@ -215,8 +214,8 @@ impl Packed {
     pub fn size(&self) -> usize {
         let blocks = |b: &Blocks| 4 * (b.scales.len() + b.mins.len());
         match &self.numbers {
-            Numbers::F32(panels) => 4 * panels.len(),
-            Numbers::Bf16(bits) => 2 * bits.len(),
+            Numbers::F32(panels) => size_of_val(panels.as_slice()),
+            Numbers::Bf16(panels) => size_of_val(panels.as_slice()),
             Numbers::Q8(quants, b) => quants.len() + blocks(b),
             Numbers::Q4(quants, b) => quants.len() + blocks(b),
         }
@@ -228,15 +227,16 @@ impl Packed {
         let d = self.d_in;
         match &self.numbers {
             Numbers::F32(panels) => {
-                let panel = &panels[row / PANEL * d * PANEL..][..d * PANEL];
+                let panel = &panels[row / PANEL * d..][..d];
                 for i in 0..d {
-                    out[i] = panel[i * PANEL + row % PANEL];
+                    out[i] = panel[i][row % PANEL];
                 }
             }
-            Numbers::Bf16(bits) => {
-                let bits = &bits[row * d..][..d];
+            Numbers::Bf16(panels) => {
+                let panel = &panels[row / BF16_PANEL * pairs(d)..][..pairs(d)];
                 for i in 0..d {
-                    out[i] = widened(bits[i]);
+                    let word = panel[i / 2][row % BF16_PANEL];
+                    out[i] = f32::from_bits(if i % 2 == 0 { word << 16 } else { word & 0xffff_0000 });
                 }
             }
             Numbers::Q8(quants, blocks) => {
@@ -283,10 +283,28 @@ impl Blocks {
     }
 }
 
-/// A bf16 as f32.
-#[inline(always)]
-pub(crate) fn widened(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
+/// Words of two bf16 numbers that `d` inputs take: whole rows of a matrix unit's tiles.
+pub(crate) fn pairs(d: usize) -> usize {
+    d.div_ceil(2).next_multiple_of(BF16_PANEL / 2)
+}
+
+/// Each weight of `[d_out, d_in]` with its panel, its output in there, and its input: some inputs at a time, so that neither a
+/// row's line nor a panel's is read anew for each.
+fn each_of_panels<T: Copy, const P: usize>(weights: &[T], d_in: usize, mut each: impl FnMut(usize, usize, usize, T)) {
+    const TOGETHER: usize = 16;
+    if d_in == 0 {
+        return;
+    }
+    for (panel, rows) in weights.chunks(P * d_in).enumerate() {
+        for first in (0..d_in).step_by(TOGETHER) {
+            for (out, row) in rows.chunks_exact(d_in).enumerate() {
+                let some = &row[first..d_in.min(first + TOGETHER)];
+                for (i, weight) in some.iter().enumerate() {
+                    each(panel, out, first + i, *weight);
+                }
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Packed {

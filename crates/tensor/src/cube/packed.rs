@@ -75,13 +75,20 @@ pub(super) fn product(x: CubeTensor, w: &Packed, transposed: bool) -> CubeTensor
 
 impl Kept {
     fn new(like: &CubeTensor, w: &Packed) -> Self {
-        let dense;
+        let (dense, halves): (Vec<f32>, Vec<u16>);
         let (bytes, bits, blocks): (&[u8], _, _) = match &w.numbers {
             Numbers::F32(_) => {
                 dense = w.to_vec();
                 (bytemuck::cast_slice(&dense), 32, None)
             }
-            Numbers::Bf16(halves) => (bytemuck::cast_slice(halves), 16, None),
+            Numbers::Bf16(_) => {
+                halves = w
+                    .to_vec()
+                    .iter()
+                    .map(|weight| (weight.to_bits() >> 16) as u16)
+                    .collect();
+                (bytemuck::cast_slice(&halves), 16, None)
+            }
             Numbers::Q8(quants, blocks) => (bytemuck::cast_slice(quants), 8, Some(blocks)),
             Numbers::Q4(quants, blocks) => (quants, 4, Some(blocks)),
         };

@@ -13,6 +13,9 @@ pub(super) const TILE: usize = 16;
 /// Rows and columns of a block of the output: four tiles of sums, with two of each operand beside them.
 pub(super) const BLOCK: usize = 2 * TILE;
 
+/// Bytes that memory is asked for in one step: four blocks of rows ask for the whole next panel.
+const SOON: usize = 512;
+
 /// Whether this machine has tiles of bf16, and the system lets this process use them.
 pub(super) fn available() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
@@ -63,7 +66,7 @@ static SHAPES: Shapes = {
 };
 
 /// Rows of the output in the columns of one panel: `x [rows, pairs]` and `w [pairs]` hold two bf16 numbers to a lane, and go to
-/// columns `first..` of `out [rows, n]`.
+/// columns `first..` of `out [rows, n]`. Memory is asked for the panel behind `w`, too.
 ///
 /// # Panics
 /// Where [`available`] is false, where `pairs` is no multiple of [`TILE`], or the rows of `x` are none of [`BLOCK`].
@@ -75,13 +78,14 @@ pub(super) fn stripe(x: &[u32], w: &[[u32; BLOCK]], n: usize, first: usize, out:
     let columns = BLOCK.min(n - first);
     // SAFETY: `available` has shown that the instruction exists; it reads the 64 bytes of `SHAPES`.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack, preserves_flags, readonly)) };
-    for (x, out) in x.chunks_exact(BLOCK * pairs).zip(out.chunks_mut(BLOCK * n)) {
+    for (i, (x, out)) in x.chunks_exact(BLOCK * pairs).zip(out.chunks_mut(BLOCK * n)).enumerate() {
         let rows = out.len() / n;
+        let soon = w.as_ptr_range().end.cast::<u8>().wrapping_add(i * pairs / TILE * SOON);
         if rows == BLOCK && columns == BLOCK {
-            block(x, w, &mut out[first..], n);
+            block(x, w, soon, &mut out[first..], n);
         } else {
             let mut sums = [MaybeUninit::uninit(); BLOCK * BLOCK];
-            block(x, w, &mut sums, BLOCK);
+            block(x, w, soon, &mut sums, BLOCK);
             for row in 0..rows {
                 out[row * n + first..][..columns].copy_from_slice(&sums[row * BLOCK..][..columns]);
             }
@@ -91,15 +95,17 @@ pub(super) fn stripe(x: &[u32], w: &[[u32; BLOCK]], n: usize, first: usize, out:
     unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
 }
 
-/// `x [BLOCK, pairs] · w [pairs, BLOCK]`, a row of the sums every `stride` numbers of `out`. [`stripe`] has set the tiles up.
+/// `x [BLOCK, pairs] · w [pairs, BLOCK]`, a row of the sums every `stride` numbers of `out`; each step asks memory for the next
+/// [`SOON`] bytes from `soon` on. [`stripe`] has set the tiles up.
 #[allow(unsafe_code)]
 #[inline]
-fn block(x: &[u32], w: &[[u32; BLOCK]], out: &mut [MaybeUninit<f32>], stride: usize) {
+fn block(x: &[u32], w: &[[u32; BLOCK]], soon: *const u8, out: &mut [MaybeUninit<f32>], stride: usize) {
     let pairs = w.len();
     assert!(pairs > 0 && pairs.is_multiple_of(TILE) && x.len() == BLOCK * pairs);
     assert!(out.len() >= (BLOCK - 1) * stride + BLOCK);
     // SAFETY: a step reads 16 rows of 64 bytes of each half of `x` and of `w`, and there are `pairs / 16` steps: the asserted
-    // lengths. The sums are two times two tiles, 16 rows of 64 bytes each, inside `out`. No tile lives beyond the block.
+    // lengths. The sums are two times two tiles, 16 rows of 64 bytes each, inside `out`. No tile lives beyond the block. Memory may
+    // be asked for any address: for one that is none nothing happens.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -115,6 +121,15 @@ fn block(x: &[u32], w: &[[u32; BLOCK]], out: &mut [MaybeUninit<f32>], stride: us
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            "prefetcht1 [{soon}]",
+            "prefetcht1 [{soon} + 64]",
+            "prefetcht1 [{soon} + 128]",
+            "prefetcht1 [{soon} + 192]",
+            "prefetcht1 [{soon} + 256]",
+            "prefetcht1 [{soon} + 320]",
+            "prefetcht1 [{soon} + 384]",
+            "prefetcht1 [{soon} + 448]",
+            "add {soon}, {soon_step}",
             "add {x}, 64",
             "add {below}, 64",
             "add {w}, {w_step}",
@@ -127,6 +142,8 @@ fn block(x: &[u32], w: &[[u32; BLOCK]], out: &mut [MaybeUninit<f32>], stride: us
             x = inout(reg) x.as_ptr() => _,
             below = inout(reg) x[TILE * pairs..].as_ptr() => _,
             w = inout(reg) w.as_ptr() => _,
+            soon = inout(reg) soon => _,
+            soon_step = const SOON,
             steps = inout(reg) pairs / TILE => _,
             x_stride = in(reg) 4 * pairs,
             w_stride = in(reg) 4 * BLOCK,

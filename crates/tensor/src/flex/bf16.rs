@@ -1,8 +1,8 @@
 //! Products of many rows with a bf16 weight, by the processor's own dot products of bf16 pairs (AVX-512 BF16), or by its
 //! matrix unit where it has one ([`amx`]).
 //!
-//! The input is rounded to bf16 as well, products are exact, and sums are in f32. The weight is rearranged on the way, a group of
-//! columns at a time: once for all rows, so that no second copy of the weight is kept.
+//! The input is rounded to bf16 as well, products are exact, and sums are in f32. The weight's panels are what both read; its
+//! transpose is turned on the way, a group of panels at a time.
 
 use std::arch::x86_64::{
     __m256i, __m512, __m512bh, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_or_si512,
@@ -16,18 +16,16 @@ use rayon::prelude::*;
 use super::amx;
 use super::turned::turned;
 use super::view::in_blocks;
+use crate::packed::{BF16_PANEL as PANEL, pairs};
 
 /// 32-bit lanes of a register.
 const LANES: usize = 16;
 
-/// Registers across of a tile, and its rows: 24 sums in registers.
-const WIDE: usize = 3;
-const ROWS: usize = 8;
+/// Registers across a panel, and the rows of a tile: 24 sums in registers.
+const WIDE: usize = PANEL / LANES;
+const ROWS: usize = 12;
 
-/// Output columns of a panel.
-const COLUMNS: usize = WIDE * LANES;
-
-/// Bytes of the rearranged weight that exist at a time: they stay in a cache that all cores share.
+/// Bytes of the turned weight that exist at a time: they stay in a cache that all cores share.
 const GROUP: usize = 4 << 20;
 
 /// Whether this machine has the instructions.
@@ -37,11 +35,11 @@ pub(super) fn available() -> bool {
         && is_x86_feature_detected!("avx512bf16")
 }
 
-/// `x · wᵀ`, or `x · w` where `transposed`: `x [m, k]` in f32, `w [d_out, d_in]` in bf16.
+/// `x · wᵀ`, or `x · w` where `transposed`: `x [m, k]` in f32, `w [d_out, d_in]` in panels of bf16.
 ///
 /// # Panics
 /// Where [`available`] is false.
-pub(super) fn product(x: &[f32], w: &[u16], sizes: [usize; 3], transposed: bool) -> Vec<f32> {
+pub(super) fn product(x: &[f32], w: &[[u32; PANEL]], sizes: [usize; 3], transposed: bool) -> Vec<f32> {
     assert!(available(), "this machine has no AVX-512 BF16");
     if amx::available() {
         by_tiles(x, w, sizes, transposed)
@@ -50,32 +48,32 @@ pub(super) fn product(x: &[f32], w: &[u16], sizes: [usize; 3], transposed: bool)
     }
 }
 
-fn by_tiles(x: &[f32], w: &[u16], sizes: [usize; 3], transposed: bool) -> Vec<f32> {
+fn by_tiles(x: &[f32], w: &[[u32; PANEL]], sizes: [usize; 3], transposed: bool) -> Vec<f32> {
+    const { assert!(amx::BLOCK == PANEL) };
     by_panels(x, w, sizes, transposed, amx::BLOCK, amx::stripe)
 }
 
 #[allow(unsafe_code)]
-fn by_dots(x: &[f32], w: &[u16], sizes: [usize; 3], transposed: bool) -> Vec<f32> {
+fn by_dots(x: &[f32], w: &[[u32; PANEL]], sizes: [usize; 3], transposed: bool) -> Vec<f32> {
     by_panels(x, w, sizes, transposed, ROWS, |x, w, n, first, out| {
         // SAFETY: `available` has shown that the machine has what the function is compiled for.
         unsafe { stripe(x, w, n, first, out) }
     })
 }
 
-/// The product, a panel of `C` columns at a time: `stripe` multiplies some rows of `x`, always whole blocks of `block`, with it.
-/// Two numbers of the summed axis lie in a lane, and their count is a multiple of [`LANES`] lanes; zeros fill up.
+/// The product, a panel at a time: `stripe` multiplies some rows of `x`, always whole blocks of `block`, with it.
 #[allow(unsafe_code)]
-fn by_panels<const C: usize>(
+fn by_panels(
     x: &[f32],
-    w: &[u16],
+    w: &[[u32; PANEL]],
     [m, d_out, d_in]: [usize; 3],
     transposed: bool,
     block: usize,
-    stripe: impl Fn(&[u32], &[[u32; C]], usize, usize, &mut [MaybeUninit<f32>]) + Sync,
+    stripe: impl Fn(&[u32], &[[u32; PANEL]], usize, usize, &mut [MaybeUninit<f32>]) + Sync,
 ) -> Vec<f32> {
     let (k, n) = if transposed { (d_out, d_in) } else { (d_in, d_out) };
-    let pairs = k.div_ceil(2).next_multiple_of(LANES);
-    let [rounded] = in_blocks(m.next_multiple_of(block) * pairs, pairs, |row, [to]| {
+    let deep = pairs(k);
+    let [rounded] = in_blocks(m.next_multiple_of(block) * deep, deep, |row, [to]| {
         if row < m {
             // SAFETY: `available` has shown that the machine has what the function is compiled for.
             unsafe { round(&x[row * k..][..k], to) }
@@ -86,29 +84,30 @@ fn by_panels<const C: usize>(
     let out = &mut numbers.spare_capacity_mut()[..m * n];
     let blocks = m.div_ceil(block).div_ceil(2 * rayon::current_num_threads());
     let rows = block * blocks.max(1);
-    let in_group = (GROUP / (4 * C * pairs)).clamp(1, n.div_ceil(C));
-    for first in (0..n).step_by(in_group * C) {
-        let panels = in_group.min((n - first).div_ceil(C));
-        let [panels] = in_blocks(panels * pairs, pairs, |panel, [to]| {
-            let first = first + panel * C;
-            // SAFETY: as above.
-            unsafe {
-                if transposed {
-                    pair_rows(w, [d_out, d_in], first, to);
-                } else {
-                    pair_columns(w, [d_out, d_in], first, to);
-                }
-            }
-        });
+    // Columns `first..`, as many as there are in the panels.
+    let mut multiply = |panels: &[[u32; PANEL]], first: usize| {
         out.par_chunks_mut(rows * n)
-            .zip(rounded.par_chunks(rows * pairs))
+            .zip(rounded.par_chunks(rows * deep))
             .for_each(|(out, x)| {
-                for (panel, w) in panels.chunks_exact(pairs).enumerate() {
-                    stripe(x, w, n, first + panel * C, out);
+                for (panel, w) in panels.chunks_exact(deep).enumerate() {
+                    stripe(x, w, n, first + panel * PANEL, out);
                 }
             });
+    };
+    if transposed {
+        let in_group = (GROUP / (4 * PANEL * deep)).max(1) * PANEL;
+        for first in (0..n).step_by(in_group) {
+            let panels = in_group.min(n - first).div_ceil(PANEL);
+            let [turned] = in_blocks(panels * deep, deep, |panel, [to]| {
+                // SAFETY: as above.
+                unsafe { turn(w, pairs(d_in), first + panel * PANEL, to) }
+            });
+            multiply(&turned, first);
+        }
+    } else {
+        multiply(w, 0);
     }
-    // SAFETY: each group's panels wrote their columns of every row, and the groups are all columns.
+    // SAFETY: the panels are all columns, and `stripe` writes each one's of every row.
     unsafe { numbers.set_len(m * n) };
     numbers
 }
@@ -128,70 +127,44 @@ fn round(from: &[f32], to: &mut [u32]) {
     }
 }
 
-/// The panel of rows `first..` of `w` as columns, two neighbours of a row to a lane.
+/// The panel of columns `first..` of a weight, out of the panels of its rows: two neighbours of a column to a lane.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pair_columns<const C: usize>(w: &[u16], [d_out, d_in]: [usize; 2], first: usize, to: &mut [[u32; C]]) {
-    let columns = C.min(d_out - first);
-    for block in (0..columns).step_by(LANES) {
-        let rows = LANES.min(columns - block);
-        for (at, to) in to.chunks_mut(LANES).enumerate() {
-            let mut lanes = [[0u16; 2 * LANES]; LANES];
-            let (start, len) = (at * 2 * LANES, (d_in - at * 2 * LANES).min(2 * LANES));
-            for row in 0..rows {
-                let from = &w[(first + block + row) * d_in + start..][..len];
-                match from.try_into() {
-                    Ok(whole) => lanes[row] = whole,
-                    Err(_) => lanes[row][..len].copy_from_slice(from),
+fn turn(w: &[[u32; PANEL]], deep: usize, first: usize, to: &mut [[u32; PANEL]]) {
+    for (panel, to) in w.chunks_exact(deep).zip(to.chunks_exact_mut(PANEL / 2)) {
+        // Those columns of some rows: two columns to a word.
+        let words = &panel[first / 2..][..LANES];
+        for (part, to) in to.chunks_exact_mut(LANES / 2).enumerate() {
+            let mut square = [[0; LANES]; LANES];
+            for (to, from) in square.iter_mut().zip(words) {
+                *to = from.as_chunks().0[part];
+            }
+            for (to, rows) in to.iter_mut().zip(turned(square).as_chunks::<2>().0) {
+                let [low, high]: [[__m256i; 2]; 2] = bytemuck::cast(*rows);
+                for (to, (low, high)) in to.as_chunks_mut::<LANES>().0.iter_mut().zip(low.into_iter().zip(high)) {
+                    let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
+                    *to = bytemuck::cast::<__m512i, _>(_mm512_or_si512(_mm512_cvtepu16_epi32(low), high));
                 }
             }
-            for (to, turned) in to.iter_mut().zip(turned(bytemuck::cast(lanes))) {
-                to[block..][..LANES].copy_from_slice(&turned);
-            }
-        }
-    }
-}
-
-/// The panel of columns `first..` of `w`, two neighbours of a column to a lane.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pair_rows<const C: usize>(w: &[u16], [d_out, d_in]: [usize; 2], first: usize, to: &mut [[u32; C]]) {
-    let columns = C.min(d_in - first);
-    let row = |row: usize, block: usize| -> [u16; LANES] {
-        let mut lanes = [0; LANES];
-        if row < d_out && block < columns {
-            let len = LANES.min(columns - block);
-            lanes[..len].copy_from_slice(&w[row * d_in + first + block..][..len]);
-        }
-        lanes
-    };
-    for (pair, to) in to.iter_mut().enumerate() {
-        for block in (0..C).step_by(LANES) {
-            let [low, high]: [__m256i; 2] = [0, 1].map(|i| bytemuck::cast(row(2 * pair + i, block)));
-            let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
-            let both = _mm512_or_si512(_mm512_cvtepu16_epi32(low), high);
-            to[block..][..LANES].copy_from_slice(&bytemuck::cast::<__m512i, [u32; LANES]>(both));
         }
     }
 }
 
 /// Some rows of the output in the columns of one panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn stripe(x: &[u32], w: &[[u32; COLUMNS]], n: usize, first: usize, out: &mut [MaybeUninit<f32>]) {
-    let columns = COLUMNS.min(n - first);
+fn stripe(x: &[u32], w: &[[u32; PANEL]], n: usize, first: usize, out: &mut [MaybeUninit<f32>]) {
+    let columns = PANEL.min(n - first);
     for (x, out) in x.chunks(ROWS * w.len()).zip(out.chunks_mut(ROWS * n)) {
         let rows = out.len() / n;
-        let mut sums = [[0.0; COLUMNS]; ROWS];
-        match rows {
-            ROWS => tile::<ROWS>(x, w, &mut sums),
-            4.. => {
-                tile::<4>(x, w, &mut sums);
-                for row in 4..rows {
-                    tile::<1>(&x[row * w.len()..], w, &mut sums[row..]);
-                }
+        let mut sums = [[0.0; PANEL]; ROWS];
+        if rows == ROWS {
+            tile::<ROWS>(x, w, &mut sums);
+        } else {
+            let fours = rows / 4 * 4;
+            for row in (0..fours).step_by(4) {
+                tile::<4>(&x[row * w.len()..], w, &mut sums[row..]);
             }
-            _ => {
-                for row in 0..rows {
-                    tile::<1>(&x[row * w.len()..], w, &mut sums[row..]);
-                }
+            for row in fours..rows {
+                tile::<1>(&x[row * w.len()..], w, &mut sums[row..]);
             }
         }
         for row in 0..rows {
@@ -202,7 +175,7 @@ fn stripe(x: &[u32], w: &[[u32; COLUMNS]], n: usize, first: usize, out: &mut [Ma
 
 /// `R` rows of `x` times a panel, summed in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn tile<const R: usize>(x: &[u32], w: &[[u32; COLUMNS]], out: &mut [[f32; COLUMNS]]) {
+fn tile<const R: usize>(x: &[u32], w: &[[u32; PANEL]], out: &mut [[f32; PANEL]]) {
     let pairs = w.len();
     let mut rows = [&x[..0]; R];
     for r in 0..R {
@@ -242,7 +215,7 @@ fn bits(halves: __m512bh) -> [u32; LANES] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packed::widened;
+    use crate::packed::{Numbers, Packed};
     use proptest::prelude::*;
 
     proptest! {
@@ -262,14 +235,16 @@ mod tests {
             };
             let (k, n) = if transposed { (d_out, d_in) } else { (d_in, d_out) };
             let x: Vec<f32> = (0..m * k).map(number).collect();
-            let w: Vec<u16> = (0..d_out * d_in).map(|i| bf16::from_f32(number(i + 7)).to_bits()).collect();
-            let mut found = vec![by_dots(&x, &w, [m, d_out, d_in], transposed)];
+            let w: Vec<f32> = (0..d_out * d_in).map(|i| number(i + 7)).collect();
+            let packed = Packed::bf16(&w, [d_out, d_in]);
+            let Numbers::Bf16(panels) = &packed.numbers else { panic!("bf16") };
+            let mut found = vec![by_dots(&x, panels, [m, d_out, d_in], transposed)];
             if amx::available() {
-                found.push(by_tiles(&x, &w, [m, d_out, d_in], transposed));
+                found.push(by_tiles(&x, panels, [m, d_out, d_in], transposed));
             }
             for row in 0..m {
                 for column in 0..n {
-                    let weight = |i: usize| widened(w[if transposed { i * d_in + column } else { column * d_in + i }]);
+                    let weight = |i: usize| w[if transposed { i * d_in + column } else { column * d_in + i }];
                     let wanted: f32 = (0..k).map(|i| x[row * k + i] * weight(i)).sum();
                     for found in &found {
                         prop_assert_eq!(found[row * n + column], wanted, "{} {}", row, column);

@@ -1,7 +1,7 @@
-//! Packed weights in registers: two sixteens at a time, out of the form that they are kept in.
+//! Blocks of 8 and 4 bits in registers: two sixteens of weights at a time.
 
 use super::wide::{LANES, Wide};
-use crate::packed::{Blocks, Numbers, Packed, widened};
+use crate::packed::{Blocks, Numbers, Packed};
 
 /// Weights that are unpacked at a time.
 pub(super) const PAIR: usize = 2 * LANES;
@@ -30,8 +30,7 @@ pub(super) trait WithForm {
 #[inline(always)]
 pub(super) fn with_form(w: &Packed, work: impl WithForm) {
     match &w.numbers {
-        Numbers::F32(_) => unreachable!("panels have products of their own"),
-        Numbers::Bf16(bits) => work.run(Halves(bits)),
+        Numbers::F32(_) | Numbers::Bf16(_) => unreachable!("panels have products of their own"),
         Numbers::Q8(quants, blocks) if blocks.mins.is_empty() => work.run(Bytes::<false>(quants, blocks)),
         Numbers::Q8(quants, blocks) => work.run(Bytes::<true>(quants, blocks)),
         Numbers::Q4(quants, blocks) if blocks.mins.is_empty() => work.run(Nibbles::<false>(quants, blocks)),
@@ -43,18 +42,13 @@ pub(super) fn with_form(w: &Packed, work: impl WithForm) {
 #[inline(always)]
 pub(super) fn left_over(w: &Packed, at: usize) -> f32 {
     match &w.numbers {
-        Numbers::F32(_) => unreachable!("panels have products of their own"),
-        Numbers::Bf16(bits) => widened(bits[at]),
         Numbers::Q8(quants, blocks) => {
             let (scale, min) = blocks.at(at / blocks.len);
             f32::from(quants[at]).mul_add(scale, min)
         }
-        Numbers::Q4(..) => unreachable!("blocks of 32 fill rows"),
+        _ => unreachable!("blocks of 32 fill rows, and panels have products of their own"),
     }
 }
-
-#[derive(Clone, Copy)]
-struct Halves<'a>(&'a [u16]);
 
 /// With minima or without.
 #[derive(Clone, Copy)]
@@ -65,13 +59,6 @@ struct Bytes<'a, const MINS: bool>(&'a [i8], &'a Blocks);
 struct Nibbles<'a, const MINS: bool>(&'a [u8], &'a Blocks);
 
 // All slices of a row are cut to the same length, from which the compiler sees that no index needs a check.
-
-impl Form for Halves<'_> {
-    #[inline(always)]
-    fn row(self, row: usize, d: usize) -> impl Row {
-        HalfRow(&self.0[row * d..].as_chunks().0[..d / PAIR])
-    }
-}
 
 impl<const MINS: bool> Form for Bytes<'_, MINS> {
     #[inline(always)]
@@ -108,9 +95,6 @@ impl<const MINS: bool> Form for Nibbles<'_, MINS> {
 }
 
 #[derive(Clone, Copy)]
-struct HalfRow<'a>(&'a [[u16; PAIR]]);
-
-#[derive(Clone, Copy)]
 struct ByteRow<'a, const MINS: bool> {
     pairs: &'a [[i8; PAIR]],
     scales: &'a [f32],
@@ -124,15 +108,6 @@ struct NibbleRow<'a, const MINS: bool> {
     pairs: &'a [[u8; LANES]],
     scales: &'a [f32],
     mins: &'a [f32],
-}
-
-impl Row for HalfRow<'_> {
-    #[inline(always)]
-    fn pair<W: Wide>(self, wide: W, p: usize) -> [W::F; 2] {
-        wide.prefetch(self.0, p + AHEAD);
-        let halves = self.0[p].as_chunks::<LANES>().0;
-        [wide.halves(&halves[0]), wide.halves(&halves[1])]
-    }
 }
 
 impl<const MINS: bool> Row for ByteRow<'_, MINS> {

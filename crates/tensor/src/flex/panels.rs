@@ -1,5 +1,5 @@
-//! Products with a frozen f32 weight, which lies in panels from the start: some output columns of every input, one input after
-//! another. Few rows read it as one stream, many need no packing, and its transpose is turned a panel at a time.
+//! Products with a frozen weight that lies in panels: some outputs side by side, one input below the other. Few rows read it as one
+//! stream, many need no packing, and its transpose is turned a panel at a time.
 //!
 //! A number of the output is a sum over inputs in their order, whatever other rows there are.
 
@@ -11,39 +11,98 @@ use super::view::in_blocks;
 use super::wide::{LANES, Wide, Work, with_wide};
 use crate::packed::PANEL;
 
-/// Registers across a panel.
-const WIDE: usize = PANEL / LANES;
+/// Most registers across a panel.
+const WIDE: usize = 3;
 
-/// Most rows of a tile: 24 sums in registers.
-const ROWS: usize = 8;
+/// Most sums of a tile: they stay in registers.
+const SUMS: usize = 24;
+
+/// Most sums where there are half as many registers, and they are half as wide.
+const FEWER_SUMS: usize = 6;
 
 /// Most rows for which threads share the columns and not the rows.
 const FEW_ROWS: usize = 32;
 
-/// Inputs ahead that memory is asked for: by itself the processor follows too late.
-const AHEAD: usize = 32;
+/// Lines of a panel ahead that memory is asked for them: by itself the processor follows too late.
+const AHEAD: usize = 48;
 
 /// Bytes of the turned weight that exist at a time, if each thread has a panel: they stay in a near cache.
 const GROUP: usize = 1 << 19;
 
-/// `x · wᵀ`, or `x · w` where `transposed`, for `w [d_out, d_in]` in panels.
-pub(super) fn product(x: &[f32], w: &[f32], [m, d_out, d_in]: [usize; 3], transposed: bool) -> Vec<f32> {
-    let (k, n) = if transposed { (d_out, d_in) } else { (d_in, d_out) };
+/// A panel's lane: the weights of one input, or of several, in f32 bits or fewer.
+pub(super) trait Lane: Copy + Sync {
+    const INPUTS: usize;
+    /// The weights of input `i` of those in the lanes.
+    fn weights<W: Wide>(wide: W, lanes: &[Self; LANES], i: usize) -> W::F;
+}
+
+impl Lane for f32 {
+    const INPUTS: usize = 1;
+    #[inline(always)]
+    fn weights<W: Wide>(wide: W, lanes: &[Self; LANES], _: usize) -> W::F {
+        wide.load(lanes)
+    }
+}
+
+/// Two bf16 numbers.
+impl Lane for u32 {
+    const INPUTS: usize = 2;
+    #[inline(always)]
+    fn weights<W: Wide>(wide: W, lanes: &[Self; LANES], i: usize) -> W::F {
+        if i == 0 {
+            wide.low_halves(lanes)
+        } else {
+            wide.high_halves(lanes)
+        }
+    }
+}
+
+/// A weight in panels, each of them `deep` lines.
+#[derive(Clone, Copy)]
+pub(super) struct Panels<'a, L, const P: usize> {
+    pub(super) lines: &'a [[L; P]],
+    pub(super) deep: usize,
+}
+
+/// `x · wᵀ`, or `x · w` where `transposed`, for `w [d_out, d_in]`.
+pub(super) fn product<L: Lane, const P: usize>(
+    x: &[f32],
+    w: Panels<'_, L, P>,
+    [m, d_out, d_in]: [usize; 3],
+    transposed: bool,
+) -> Vec<f32> {
     if !transposed {
+        let sizes = [m, d_in, d_out];
         return match m {
-            ..=FEW_ROWS => few_rows(x, w, [m, k, n]),
-            _ => with_output([m, n], |out| many_rows(x, w, [m, k, n], 0, out)),
+            ..=FEW_ROWS => few_rows(x, w, sizes),
+            _ => with_output([m, d_out], |out| many_rows(x, w, sizes, 0, out)),
         };
     }
-    let in_group = (GROUP / (4 * k * PANEL)).max(rayon::current_num_threads()) * PANEL;
+    // The lines behind the last output are zeros.
+    let deep = d_out.next_multiple_of(P);
+    product_of(x, [m, d_out, d_in], deep, |first, to| {
+        with_wide(Turn { w, d_in, first, to });
+    })
+}
+
+/// `x [m, k]` times a weight `[k, n]` that lies in no panels: `panel` makes those of `deep` lines, zeros at first, by their first
+/// column. They exist a group at a time.
+pub(super) fn product_of(
+    x: &[f32],
+    [m, k, n]: [usize; 3],
+    deep: usize,
+    panel: impl Fn(usize, &mut [[f32; PANEL]]) + Sync,
+) -> Vec<f32> {
+    let in_group = (GROUP / (4 * deep * PANEL)).max(rayon::current_num_threads()) * PANEL;
     with_output([m, n], |out| {
         for first in (0..n).step_by(in_group) {
             let panels = in_group.min(n - first).div_ceil(PANEL);
-            let [turned] = in_blocks(panels * k, k, |panel, [to]| {
-                let first = first + panel * PANEL;
-                with_wide(Turn { w, d_in, first, to });
-            });
-            many_rows(x, turned.as_flattened(), [m, k, n], first, out);
+            let [lines] = in_blocks(panels * deep, deep, |i, [to]| panel(first + i * PANEL, to));
+            let panels = Panels {
+                lines: lines.as_slice(),
+                deep,
+            };
+            many_rows(x, panels, [m, k, n], first, out);
         }
     })
 }
@@ -58,21 +117,23 @@ fn with_output([m, n]: [usize; 2], fill: impl FnOnce(&mut [MaybeUninit<f32>])) -
     out
 }
 
-fn few_rows(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
-    let each = n.div_ceil(PANEL).div_ceil(4 * rayon::current_num_threads()) * PANEL;
+fn few_rows<L: Lane, const P: usize>(x: &[f32], w: Panels<'_, L, P>, [m, k, n]: [usize; 3]) -> Vec<f32> {
+    let each = n.div_ceil(P).div_ceil(4 * rayon::current_num_threads());
     let parts: Vec<Vec<f32>> = w
-        .par_chunks(each * k)
+        .lines
+        .par_chunks(each * w.deep)
         .enumerate()
-        .map(|(i, panels)| {
-            let n = (panels.len() / k).min(n - i * each);
+        .map(|(i, lines)| {
+            let n = (lines.len() / w.deep * P).min(n - i * each * P);
+            let (panels, sizes) = (Panels { lines, ..w }, [k, n]);
             with_output([m, n], |out| {
                 with_wide(Rows {
                     x,
                     panels,
-                    sizes: [k, n],
+                    sizes,
                     first: 0,
                     out,
-                })
+                });
             })
         })
         .collect();
@@ -90,15 +151,24 @@ fn few_rows(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
 }
 
 /// Columns `first..` of the output, as many as there are in the panels.
-fn many_rows(x: &[f32], panels: &[f32], [m, k, n]: [usize; 3], first: usize, out: &mut [MaybeUninit<f32>]) {
-    let rows = m.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(ROWS);
+fn many_rows<L: Lane, const P: usize>(
+    x: &[f32],
+    panels: Panels<'_, L, P>,
+    [m, k, n]: [usize; 3],
+    first: usize,
+    out: &mut [MaybeUninit<f32>],
+) {
+    let rows = m
+        .div_ceil(2 * rayon::current_num_threads())
+        .next_multiple_of(SUMS * LANES / P);
+    let sizes = [k, n];
     out.par_chunks_mut(rows * n)
         .zip(x.par_chunks(rows * k))
         .for_each(|(out, x)| {
             with_wide(Rows {
                 x,
                 panels,
-                sizes: [k, n],
+                sizes,
                 first,
                 out,
             })
@@ -106,24 +176,26 @@ fn many_rows(x: &[f32], panels: &[f32], [m, k, n]: [usize; 3], first: usize, out
 }
 
 /// The panel of columns `first..` of `w`, out of the panels of its rows; zeros where there are none.
-struct Turn<'a> {
-    w: &'a [f32],
+struct Turn<'a, L, const P: usize> {
+    w: Panels<'a, L, P>,
     d_in: usize,
     first: usize,
     to: &'a mut [[f32; PANEL]],
 }
 
-impl Work for Turn<'_> {
+impl<L: Lane, const P: usize> Work for Turn<'_, L, P> {
     #[inline(always)]
     fn run<W: Wide>(self, wide: W) {
         let Self { w, d_in, first, to } = self;
-        for (panel, to) in w.chunks_exact(d_in * PANEL).zip(to.chunks_mut(PANEL)) {
-            let panel = &panel.as_chunks::<PANEL>().0[first..d_in.min(first + PANEL)];
-            for (block, columns) in panel.chunks(LANES).enumerate() {
-                for (part, to) in to.chunks_mut(LANES).enumerate() {
+        let columns = PANEL.min(d_in - first);
+        for (panel, to) in w.lines.chunks_exact(w.deep).zip(to.chunks_exact_mut(P)) {
+            for block in 0..columns.div_ceil(LANES) {
+                let columns = first + block * LANES..d_in.min(first + (block + 1) * LANES);
+                for (part, to) in to.chunks_exact_mut(LANES).enumerate() {
                     let mut square = [[0.0; LANES]; LANES];
-                    for (to, from) in square.iter_mut().zip(columns) {
-                        *to = from.as_chunks().0[part];
+                    for (to, column) in square.iter_mut().zip(columns.clone()) {
+                        let lanes = &panel[column / L::INPUTS].as_chunks().0[part];
+                        *to = wide.store(L::weights(wide, lanes, column % L::INPUTS));
                     }
                     for (to, row) in to.iter_mut().zip(wide.turned(square)) {
                         to.as_chunks_mut().0[block] = row;
@@ -135,16 +207,16 @@ impl Work for Turn<'_> {
 }
 
 /// Some rows of `x` times some panels: columns `first..` of `out [row, n]`.
-struct Rows<'a> {
+struct Rows<'a, L, const P: usize> {
     x: &'a [f32],
-    panels: &'a [f32],
+    panels: Panels<'a, L, P>,
     /// `[k, n]`
     sizes: [usize; 2],
     first: usize,
     out: &'a mut [MaybeUninit<f32>],
 }
 
-impl Work for Rows<'_> {
+impl<L: Lane, const P: usize> Work for Rows<'_, L, P> {
     #[inline(always)]
     fn run<W: Wide>(self, wide: W) {
         let Self {
@@ -154,24 +226,32 @@ impl Work for Rows<'_> {
             first,
             out,
         } = self;
-        let together = if W::REGISTERS >= 32 { ROWS } else { 2 };
-        for (i, panel) in panels.chunks_exact(k * PANEL).enumerate() {
-            let (panel, first) = (panel.as_chunks().0, first + i * PANEL);
+        let sums = if W::REGISTERS >= 32 { SUMS } else { FEWER_SUMS };
+        let most = sums * LANES / P;
+        // Tiles of much the same size: a small one keeps no more than one sum waiting.
+        let rows = out.len() / n;
+        let together = rows.div_ceil(rows.div_ceil(most));
+        for (i, panel) in panels.lines.chunks_exact(panels.deep).enumerate() {
+            let first = first + i * P;
             for (x, out) in x.chunks(together * k).zip(out.chunks_mut(together * n)) {
                 let out = Columns {
                     out,
                     n,
-                    range: first..n.min(first + PANEL),
+                    range: first..n.min(first + P),
                 };
                 match x.len() / k {
-                    1 => tile::<W, 1>(wide, x, panel, out),
-                    2 => tile::<W, 2>(wide, x, panel, out),
-                    3 => tile::<W, 3>(wide, x, panel, out),
-                    4 => tile::<W, 4>(wide, x, panel, out),
-                    5 => tile::<W, 5>(wide, x, panel, out),
-                    6 => tile::<W, 6>(wide, x, panel, out),
-                    7 => tile::<W, 7>(wide, x, panel, out),
-                    _ => tile::<W, ROWS>(wide, x, panel, out),
+                    1 => tile::<W, L, P, 1>(wide, x, panel, out),
+                    2 => tile::<W, L, P, 2>(wide, x, panel, out),
+                    3 => tile::<W, L, P, 3>(wide, x, panel, out),
+                    4 => tile::<W, L, P, 4>(wide, x, panel, out),
+                    5 => tile::<W, L, P, 5>(wide, x, panel, out),
+                    6 => tile::<W, L, P, 6>(wide, x, panel, out),
+                    7 => tile::<W, L, P, 7>(wide, x, panel, out),
+                    8 => tile::<W, L, P, 8>(wide, x, panel, out),
+                    9 => tile::<W, L, P, 9>(wide, x, panel, out),
+                    10 => tile::<W, L, P, 10>(wide, x, panel, out),
+                    11 => tile::<W, L, P, 11>(wide, x, panel, out),
+                    _ => tile::<W, L, P, 12>(wide, x, panel, out),
                 }
             }
         }
@@ -187,34 +267,55 @@ struct Columns<'a> {
 
 /// `R` rows times a panel, summed in registers.
 #[inline(always)]
-fn tile<W: Wide, const R: usize>(wide: W, x: &[f32], panel: &[[f32; PANEL]], to: Columns<'_>) {
-    let k = panel.len();
+fn tile<W: Wide, L: Lane, const P: usize, const R: usize>(wide: W, x: &[f32], panel: &[[L; P]], to: Columns<'_>) {
+    let k = x.len() / R;
     let mut rows = [&x[..0]; R];
     for r in 0..R {
         rows[r] = &x[r * k..][..k];
     }
     let mut sums = [[wide.splat(0.0); WIDE]; R];
-    for (i, weights) in panel.iter().enumerate() {
-        let lanes = weights.as_chunks::<LANES>().0;
-        let mut weights = [wide.splat(0.0); WIDE];
-        for c in 0..WIDE {
-            wide.prefetch(panel.as_flattened(), (i + AHEAD) * PANEL + c * LANES);
-            weights[c] = wide.load(&lanes[c]);
+    let (whole, left) = (k / L::INPUTS, k % L::INPUTS);
+    for (at, line) in panel[..whole].iter().enumerate() {
+        for c in 0..P / LANES {
+            wide.prefetch(panel.as_flattened(), (at + AHEAD) * P + c * LANES);
         }
-        for r in 0..R {
-            let x = wide.splat(rows[r][i]);
-            for c in 0..WIDE {
-                sums[r][c] = wide.mul_add(x, weights[c], sums[r][c]);
-            }
+        for i in 0..L::INPUTS {
+            add::<W, L, P, R>(wide, rows, at * L::INPUTS + i, line, i, &mut sums);
         }
+    }
+    for i in 0..left {
+        add::<W, L, P, R>(wide, rows, whole * L::INPUTS + i, &panel[whole], i, &mut sums);
     }
     for r in 0..R {
         let mut row = [[0.0; LANES]; WIDE];
-        for c in 0..WIDE {
+        for c in 0..P / LANES {
             row[c] = wide.store(sums[r][c]);
         }
         let columns = to.range.len();
         to.out[r * to.n + to.range.start..][..columns].write_copy_of_slice(&row.as_flattened()[..columns]);
+    }
+}
+
+/// Adds input `at` of every row, number `i` of those in a line.
+#[inline(always)]
+fn add<W: Wide, L: Lane, const P: usize, const R: usize>(
+    wide: W,
+    rows: [&[f32]; R],
+    at: usize,
+    line: &[L; P],
+    i: usize,
+    sums: &mut [[W::F; WIDE]; R],
+) {
+    let lanes = line.as_chunks::<LANES>().0;
+    let mut weights = [wide.splat(0.0); WIDE];
+    for c in 0..P / LANES {
+        weights[c] = L::weights(wide, &lanes[c], i);
+    }
+    for r in 0..R {
+        let x = wide.splat(rows[r][at]);
+        for c in 0..P / LANES {
+            sums[r][c] = wide.mul_add(x, weights[c], sums[r][c]);
+        }
     }
 }
 
@@ -223,7 +324,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::packed::{Numbers, Packed};
+    use crate::packed::{Numbers, Packed, pairs};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
@@ -240,15 +341,20 @@ mod tests {
             let (k, n) = if transposed { (d_out, d_in) } else { (d_in, d_out) };
             let x: Vec<f32> = (0..m * k).map(number).collect();
             let w: Vec<f32> = (0..d_out * d_in).map(|i| number(i + 7)).collect();
-            let packed = Packed::f32(&w, [d_out, d_in]);
-            prop_assert_eq!(packed.to_vec(), w.clone());
-            let Numbers::F32(panels) = &packed.numbers else { panic!("panels") };
-            let found = product(&x, panels, [m, d_out, d_in], transposed);
-            for row in 0..m {
-                for column in 0..n {
-                    let weight = |i: usize| w[if transposed { i * d_in + column } else { column * d_in + i }];
-                    let wanted: f32 = (0..k).map(|i| x[row * k + i] * weight(i)).sum();
-                    prop_assert_eq!(found[row * n + column], wanted, "{} {}", row, column);
+            for packed in [Packed::f32(&w, [d_out, d_in]), Packed::bf16(&w, [d_out, d_in])] {
+                prop_assert_eq!(packed.to_vec(), w.clone());
+                let sizes = [m, d_out, d_in];
+                let found = match &packed.numbers {
+                    Numbers::F32(lines) => product(&x, Panels { lines, deep: d_in }, sizes, transposed),
+                    Numbers::Bf16(lines) => product(&x, Panels { lines, deep: pairs(d_in) }, sizes, transposed),
+                    _ => panic!("panels"),
+                };
+                for row in 0..m {
+                    for column in 0..n {
+                        let weight = |i: usize| w[if transposed { i * d_in + column } else { column * d_in + i }];
+                        let wanted: f32 = (0..k).map(|i| x[row * k + i] * weight(i)).sum();
+                        prop_assert_eq!(found[row * n + column], wanted, "{} {}", row, column);
+                    }
                 }
             }
         }

@@ -40,7 +40,7 @@ pub(super) fn product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
 
 /// `[m, k] · [k, n]` of elements at `row · stride + column · stride` of two slices, by the gemm crate.
 #[allow(unsafe_code)]
-pub(super) fn product_of(
+fn product_of(
     (a, a_strides): (&[f32], [isize; 2]),
     (b, b_strides): (&[f32], [isize; 2]),
     [m, k, n]: [usize; 3],

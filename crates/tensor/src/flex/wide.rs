@@ -4,10 +4,11 @@
 
 use pulp::WithSimd;
 
-use crate::packed::widened;
-
 /// Numbers at a time.
 pub(super) const LANES: usize = 16;
+
+/// The high half of a word.
+const HIGH: u32 = 0xffff_0000;
 
 /// An instruction set, found at run time.
 pub(super) trait Wide: Copy {
@@ -23,8 +24,9 @@ pub(super) trait Wide: Copy {
     fn prefetch<T>(self, _: &[T], _: usize) {}
     /// `a · b + c`.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// bf16.
-    fn halves(self, bits: &[u16; LANES]) -> Self::F;
+    /// The bf16 numbers in the low halves of words, and those in their high halves.
+    fn low_halves(self, words: &[u32; LANES]) -> Self::F;
+    fn high_halves(self, words: &[u32; LANES]) -> Self::F;
     fn bytes(self, quants: &[i8; LANES]) -> Self::F;
     /// `scale · quant + min` of the low nibbles, and of the high ones.
     fn nibbles(self, quants: &[u8; LANES], scale: f32, min: f32) -> [Self::F; 2];
@@ -108,8 +110,12 @@ impl Wide for Plain {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
-    fn halves(self, bits: &[u16; LANES]) -> Self::F {
-        bits.map(widened)
+    fn low_halves(self, words: &[u32; LANES]) -> Self::F {
+        words.map(|word| f32::from_bits(word << 16))
+    }
+    #[inline(always)]
+    fn high_halves(self, words: &[u32; LANES]) -> Self::F {
+        words.map(|word| f32::from_bits(word & HIGH))
     }
     #[inline(always)]
     fn bytes(self, quants: &[i8; LANES]) -> Self::F {
@@ -178,9 +184,14 @@ impl Wide for pulp::x86::V4 {
         sums
     }
     #[inline(always)]
-    fn halves(self, bits: &[u16; LANES]) -> Self::F {
+    fn low_halves(self, words: &[u32; LANES]) -> Self::F {
         let f = self.avx512f;
-        f._mm512_castsi512_ps(f._mm512_slli_epi32::<16>(f._mm512_cvtepu16_epi32(bytemuck::cast(*bits))))
+        f._mm512_castsi512_ps(f._mm512_slli_epi32::<16>(bytemuck::cast(*words)))
+    }
+    #[inline(always)]
+    fn high_halves(self, words: &[u32; LANES]) -> Self::F {
+        let f = self.avx512f;
+        f._mm512_castsi512_ps(f._mm512_and_si512(bytemuck::cast(*words), f._mm512_set1_epi32(HIGH as i32)))
     }
     #[inline(always)]
     fn bytes(self, quants: &[i8; LANES]) -> Self::F {
@@ -229,12 +240,15 @@ impl Wide for pulp::x86::V3 {
         [0, 1].map(|i| self.fma._mm256_fmadd_ps(a[i], b[i], c[i]))
     }
     #[inline(always)]
-    fn halves(self, bits: &[u16; LANES]) -> Self::F {
-        let parts: [std::arch::x86_64::__m128i; 2] = bytemuck::cast(*bits);
-        parts.map(|part| {
-            let wide = self.avx2._mm256_slli_epi32::<16>(self.avx2._mm256_cvtepu16_epi32(part));
-            self.avx._mm256_castsi256_ps(wide)
-        })
+    fn low_halves(self, words: &[u32; LANES]) -> Self::F {
+        let words: [std::arch::x86_64::__m256i; 2] = bytemuck::cast(*words);
+        words.map(|words| self.avx._mm256_castsi256_ps(self.avx2._mm256_slli_epi32::<16>(words)))
+    }
+    #[inline(always)]
+    fn high_halves(self, words: &[u32; LANES]) -> Self::F {
+        let words: [std::arch::x86_64::__m256i; 2] = bytemuck::cast(*words);
+        let high = self.avx._mm256_set1_epi32(HIGH as i32);
+        words.map(|words| self.avx._mm256_castsi256_ps(self.avx2._mm256_and_si256(words, high)))
     }
     #[inline(always)]
     fn bytes(self, quants: &[i8; LANES]) -> Self::F {
@@ -262,14 +276,15 @@ mod tests {
     /// Everything that a set can do, as numbers.
     fn all<W: Wide>(wide: W) -> Vec<f32> {
         let floats: [f32; LANES] = std::array::from_fn(|i| (i as f32 * 0.7).sin());
-        let bits: [u16; LANES] = floats.map(|x| (x.to_bits() >> 16) as u16);
+        let words: [u32; LANES] = std::array::from_fn(|i| floats[LANES - 1 - i].to_bits());
         let bytes: [i8; LANES] = std::array::from_fn(|i| (i as i8 - 8) * 15);
         let nibbles: [u8; LANES] = std::array::from_fn(|i| (i * 17 % 256) as u8 ^ 0x5a);
-        let (x, half) = (wide.load(&floats), wide.halves(&bits));
+        let (x, half) = (wide.load(&floats), wide.high_halves(&words));
         let [low, high] = wide.nibbles(&nibbles, 0.25, -1.5);
         let parts = [
             x,
             half,
+            wide.low_halves(&words.map(|word| word >> 16)),
             wide.bytes(&bytes),
             low,
             high,
@@ -310,10 +325,10 @@ mod tests {
         struct Widest;
         impl Work for Widest {
             fn run<W: Wide>(self, wide: W) {
-                assert!(all(wide).len() == 6 * LANES + 1);
+                assert!(all(wide).len() == 7 * LANES + 1);
             }
         }
         with_wide(Widest);
-        assert_eq!(wanted[2 * LANES], -120.0);
+        assert_eq!(wanted[3 * LANES], -120.0);
     }
 }
