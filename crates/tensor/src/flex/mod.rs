@@ -20,6 +20,7 @@ mod sums;
 mod top_k;
 #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
 mod turned;
+mod unpacked;
 mod view;
 mod wide;
 

@@ -1,17 +1,26 @@
 //! Products with packed weights. Of blocks, few rows read the packed numbers as they lie, and many unpack them into panels, some at a
 //! time; f32 and bf16 lie in panels already.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "row r and column c index several arrays at once, which the compiler keeps in registers"
+)]
+
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::forms::{Form, PAIR, Row, WithForm, left_over, with_form};
 use super::panels::{self, Panels};
+use super::unpacked::{ColumnsOf, RowsOf};
 use super::view::{contiguous, dims, float, slice};
 use super::wide::{LANES, Wide, Work, with_wide};
-use crate::packed::{Numbers, PANEL, Packed, pairs};
+use crate::packed::{Numbers, Packed, pairs};
 
-/// Most rows for which reading packed numbers again for each eight of them beats unpacking them once.
+/// Most rows that are not rounded to bf16.
 const MOST_ROWS: usize = 32;
+
+/// Most rows for which unpacking blocks again for each eight of them beats unpacking them once.
+const MOST_ROWS_OF_BLOCKS: usize = 16;
 
 /// Rows of `x` that share one reading.
 const ROWS: usize = 8;
@@ -30,126 +39,24 @@ pub(super) fn product(x: &FlexTensor, w: &Packed, transposed: bool) -> FlexTenso
     if m * n * k == 0 {
         return float(vec![0.0; m * n], &[m, n]);
     }
-    let sizes = [m, w.d_out, w.d_in];
-    match &w.numbers {
-        Numbers::F32(lines) => {
-            let panels = Panels { lines, deep: w.d_in };
-            return float(panels::product(slice(&x), panels, sizes, transposed), &[m, n]);
-        }
+    let (x, sizes) = (slice(&x), [m, w.d_out, w.d_in]);
+    let out = match &w.numbers {
+        Numbers::F32(lines) => panels::product(x, Panels { lines, deep: w.d_in }, sizes, transposed),
         #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
         Numbers::Bf16(lines) if m > MOST_ROWS && super::bf16::available() => {
-            return float(super::bf16::product(slice(&x), lines, sizes, transposed), &[m, n]);
+            super::bf16::product(x, lines, sizes, transposed)
         }
         Numbers::Bf16(lines) => {
-            let panels = Panels {
-                lines,
-                deep: pairs(w.d_in),
-            };
-            return float(panels::product(slice(&x), panels, sizes, transposed), &[m, n]);
+            let deep = pairs(w.d_in);
+            panels::product(x, Panels { lines, deep }, sizes, transposed)
         }
-        Numbers::Q8(..) | Numbers::Q4(..) => {}
-    }
-    if !transposed && m <= MOST_ROWS {
-        return float(few_rows(slice(&x), w, m), &[m, n]);
-    }
-    let (k, n) = if transposed {
-        (w.d_out, w.d_in)
-    } else {
-        (w.d_in, w.d_out)
+        Numbers::Q8(..) | Numbers::Q4(..) if !transposed && m <= MOST_ROWS_OF_BLOCKS => few_rows(x, w, m),
+        Numbers::Q8(..) | Numbers::Q4(..) => panels::product_of(x, [m, k, n], k, |first, to| match transposed {
+            true => with_wide(ColumnsOf { w, first, to }),
+            false => with_wide(RowsOf { w, first, to }),
+        }),
     };
-    let out = panels::product_of(slice(&x), [m, k, n], k, |first, to| {
-        if transposed {
-            with_wide(Columns { w, first, to });
-        } else {
-            with_wide(Rows { w, first, to });
-        }
-    });
     float(out, &[m, n])
-}
-
-/// Rows `first..` of `w` as a panel.
-struct Rows<'a> {
-    w: &'a Packed,
-    first: usize,
-    to: &'a mut [[f32; PANEL]],
-}
-
-/// Columns `first..` of `w` as a panel.
-struct Columns<'a> {
-    w: &'a Packed,
-    first: usize,
-    to: &'a mut [[f32; PANEL]],
-}
-
-impl Work for Rows<'_> {
-    #[inline(always)]
-    fn run<W: Wide>(self, wide: W) {
-        let w = self.w;
-        with_form(w, (wide, self));
-    }
-}
-
-impl Work for Columns<'_> {
-    #[inline(always)]
-    fn run<W: Wide>(self, wide: W) {
-        let w = self.w;
-        with_form(w, (wide, self));
-    }
-}
-
-impl<W: Wide> WithForm for (W, Rows<'_>) {
-    #[inline(always)]
-    fn run(self, form: impl Form) {
-        let (wide, Rows { w, first, to }) = self;
-        let (d, rows) = (w.d_in, PANEL.min(w.d_out - first));
-        for block in (0..rows).step_by(LANES) {
-            let here = LANES.min(rows - block);
-            for p in 0..d / PAIR {
-                let mut squares = [[[0.0; LANES]; LANES]; 2];
-                for r in 0..here {
-                    let [low, high] = form.row(first + block + r, d).pair(wide, p);
-                    squares[0][r] = wide.store(low);
-                    squares[1][r] = wide.store(high);
-                }
-                for (i, square) in squares.into_iter().enumerate() {
-                    for (to, turned) in to[p * PAIR + i * LANES..].iter_mut().zip(wide.turned(square)) {
-                        to[block..][..LANES].copy_from_slice(&turned);
-                    }
-                }
-            }
-        }
-        for at in d / PAIR * PAIR..d {
-            for r in 0..rows {
-                to[at][r] = left_over(w, (first + r) * d + at);
-            }
-        }
-    }
-}
-
-impl<W: Wide> WithForm for (W, Columns<'_>) {
-    #[inline(always)]
-    fn run(self, form: impl Form) {
-        let (wide, Columns { w, first, to }) = self;
-        let (d, columns) = (w.d_in, PANEL.min(w.d_in - first));
-        // Whole pairs from the one that the first column lies in, and what is left behind them.
-        let (from, whole) = (first / PAIR * PAIR, d / PAIR);
-        for (row, to) in to.iter_mut().enumerate() {
-            let mut weights = [0.0; 2 * PAIR];
-            let numbers = form.row(row, d);
-            for (at, weights) in (from..first + columns).step_by(PAIR).zip(weights.chunks_mut(PAIR)) {
-                if at / PAIR < whole {
-                    let [low, high] = numbers.pair(wide, at / PAIR);
-                    weights[..LANES].copy_from_slice(&wide.store(low));
-                    weights[LANES..PAIR].copy_from_slice(&wide.store(high));
-                } else {
-                    for (i, weight) in weights.iter_mut().enumerate().take(d - at) {
-                        *weight = left_over(w, row * d + at + i);
-                    }
-                }
-            }
-            to[..columns].copy_from_slice(&weights[first - from..][..columns]);
-        }
-    }
 }
 
 /// `x [m, d_in] · wᵀ`, the weight read in its own form.

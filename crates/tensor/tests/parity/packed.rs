@@ -35,6 +35,7 @@ fn forms(seed: u8, shape: [usize; 2]) -> Vec<Packed> {
     let bytes: Vec<i8> = weights.iter().map(byte).collect();
     let nibbles: Vec<u8> = bytes.chunks(2).map(|pair| pair[0] as u8).collect();
     vec![
+        Packed::f32(&weights, shape),
         Packed::bf16(&weights, shape),
         Packed::q8(&weights, shape),
         Packed::bytes(bytes.clone(), blocks(16, false), shape),
@@ -98,7 +99,11 @@ fn rows_are_looked_up_in_either_form() {
     for packed in forms(7, [20, 64]) {
         let all = packed.to_vec();
         let dense = burn::tensor::Tensor::<2>::from_data(TensorData::new(all.clone(), [20, 64]), &device);
-        for frozen in [Frozen::packed(packed, &device), dense.transpose().into()] {
+        for frozen in [
+            Frozen::packed(packed, &device),
+            dense.clone().transpose().into(),
+            Frozen::linear(dense.transpose()),
+        ] {
             let found = values(frozen.rows(&[3, 19, 3]));
             let wanted: Vec<f32> = [3, 19, 3]
                 .iter()
