@@ -536,12 +536,12 @@ impl LanguageModel for Decoder {
                 let Some(Linear { weight, bias }) = &mut block.linear[site as usize] else {
                     continue;
                 };
-                *weight = Frozen::linear(edit(Weight::Linear { layer, site }, weight.dense()));
+                *weight = weight.edited(|w| edit(Weight::Linear { layer, site }, w));
                 *bias = bias.take().map(|bias| edit(Weight::Bias { layer, site }, bias));
             }
             let experts = block.experts.iter_mut().flat_map(|experts| &mut experts.down);
             for (expert, down) in experts.enumerate() {
-                *down = Frozen::linear(edit(Weight::ExpertDown { layer, expert }, down.dense()));
+                *down = down.edited(|w| edit(Weight::ExpertDown { layer, expert }, w));
             }
         }
         let unembedding = edit(Weight::Unembedding, self.unembedding()).transpose();

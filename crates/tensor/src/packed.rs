@@ -95,8 +95,8 @@ impl Packed {
             weights.len()
         );
         let mut panels = vec![[0.0; PANEL]; d_out.div_ceil(PANEL) * d_in];
-        each_of_panels::<_, PANEL>(weights, d_in, |panel, out, i, weight| {
-            panels[panel * d_in + i][out] = weight;
+        each_of_panels::<PANEL>([d_out, d_in], |at, panel, out, i| {
+            panels[panel * d_in + i][out] = weights[at];
         });
         Self::new([d_out, d_in], Numbers::F32(panels))
     }
@@ -123,8 +123,8 @@ impl Packed {
         );
         let deep = pairs(d_in);
         let mut panels = vec![[0; BF16_PANEL]; d_out.div_ceil(BF16_PANEL) * deep];
-        each_of_panels::<_, BF16_PANEL>(bits, d_in, |panel, out, i, bits| {
-            panels[panel * deep + i / 2][out] |= u32::from(bits) << (16 * (i % 2));
+        each_of_panels::<BF16_PANEL>([d_out, d_in], |at, panel, out, i| {
+            panels[panel * deep + i / 2][out] |= u32::from(bits[at]) << (16 * (i % 2));
         });
         Self::new([d_out, d_in], Numbers::Bf16(panels))
     }
@@ -235,8 +235,7 @@ impl Packed {
             Numbers::Bf16(panels) => {
                 let panel = &panels[row / BF16_PANEL * pairs(d)..][..pairs(d)];
                 for i in 0..d {
-                    let word = panel[i / 2][row % BF16_PANEL];
-                    out[i] = f32::from_bits(if i % 2 == 0 { word << 16 } else { word & 0xffff_0000 });
+                    out[i] = half_of(panel[i / 2][row % BF16_PANEL], i);
                 }
             }
             Numbers::Q8(quants, blocks) => {
@@ -265,13 +264,23 @@ impl Packed {
 
     /// All of it in f32, `[d_out, d_in]`.
     pub fn to_vec(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.d_out * self.d_in];
-        if self.d_in > 0 {
-            for (row, out) in out.chunks_exact_mut(self.d_in).enumerate() {
-                self.row(row, out);
+        let mut all = vec![0.0; self.d_out * self.d_in];
+        let (shape, d) = (self.shape(), self.d_in);
+        match &self.numbers {
+            _ if d == 0 => {}
+            Numbers::F32(panels) => {
+                each_of_panels::<PANEL>(shape, |at, panel, out, i| all[at] = panels[panel * d + i][out]);
+            }
+            Numbers::Bf16(panels) => each_of_panels::<BF16_PANEL>(shape, |at, panel, out, i| {
+                all[at] = half_of(panels[panel * pairs(d) + i / 2][out], i);
+            }),
+            Numbers::Q8(..) | Numbers::Q4(..) => {
+                for (row, out) in all.chunks_exact_mut(d).enumerate() {
+                    self.row(row, out);
+                }
             }
         }
-        out
+        all
     }
 }
 
@@ -288,19 +297,25 @@ pub(crate) fn pairs(d: usize) -> usize {
     d.div_ceil(2).next_multiple_of(BF16_PANEL / 2)
 }
 
-/// Each weight of `[d_out, d_in]` with its panel, its output in there, and its input: some inputs at a time, so that neither a
-/// row's line nor a panel's is read anew for each.
-fn each_of_panels<T: Copy, const P: usize>(weights: &[T], d_in: usize, mut each: impl FnMut(usize, usize, usize, T)) {
+/// The bf16 number of input `i` in a word.
+#[inline(always)]
+fn half_of(word: u32, i: usize) -> f32 {
+    f32::from_bits(if i.is_multiple_of(2) {
+        word << 16
+    } else {
+        word & 0xffff_0000
+    })
+}
+
+/// Every place of `[d_out, d_in]`, its panel, its output in there and its input: some inputs at a time, so that neither a row's line
+/// nor a panel's is fetched anew for each.
+fn each_of_panels<const P: usize>([d_out, d_in]: [usize; 2], mut each: impl FnMut(usize, usize, usize, usize)) {
     const TOGETHER: usize = 16;
-    if d_in == 0 {
-        return;
-    }
-    for (panel, rows) in weights.chunks(P * d_in).enumerate() {
+    for first_row in (0..d_out).step_by(P) {
         for first in (0..d_in).step_by(TOGETHER) {
-            for (out, row) in rows.chunks_exact(d_in).enumerate() {
-                let some = &row[first..d_in.min(first + TOGETHER)];
-                for (i, weight) in some.iter().enumerate() {
-                    each(panel, out, first + i, *weight);
+            for row in first_row..d_out.min(first_row + P) {
+                for i in first..d_in.min(first + TOGETHER) {
+                    each(row * d_in + i, first_row / P, row - first_row, i);
                 }
             }
         }

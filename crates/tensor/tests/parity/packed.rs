@@ -115,6 +115,21 @@ fn rows_are_looked_up_in_either_form() {
 }
 
 #[test]
+fn an_edit_that_changes_nothing_keeps_the_bits() {
+    let device = test_device();
+    for packed in forms(9, [20, 64]) {
+        let frozen = Frozen::packed(packed, &device);
+        let kept = frozen.edited(|w| w);
+        assert_eq!(
+            (format!("{kept:?}"), kept.size()),
+            (format!("{frozen:?}"), frozen.size())
+        );
+        let doubled = frozen.edited(|w| w.mul_scalar(2.0));
+        assert_eq!(values(doubled.dense()), values(frozen.dense().mul_scalar(2.0)));
+    }
+}
+
+#[test]
 fn packing_loses_what_its_bits_say() {
     let weights = values(uniform::<1>(1, [64 * 32], &test_device()));
     let off = |packed: Packed| -> f32 {
