@@ -203,8 +203,7 @@ impl Reader<'_> {
         if let Some(packed) = packed {
             return Ok(Frozen::packed(packed, self.device));
         }
-        let weight = Tensor::<2>::from_data(TensorData::new(read()?, size), self.device);
-        Ok(Frozen::linear(weight.transpose()))
+        Ok(Frozen::from_rows(&read()?, size, self.device))
     }
 
     /// A tensor's numbers, if it has this shape and all of them are finite.

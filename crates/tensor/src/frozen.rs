@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::backend::Dispatch;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::{Packed, TensorOps, product};
+use crate::{Packed, TensorOps, packed, product};
 
 /// A frozen linear map `[d_in, d_out]`, in f32 on its device or packed in fewer bits.
 ///
@@ -32,13 +32,23 @@ impl Frozen {
     /// [`Frozen::from`] leaves it as it lies: a table whose rows are looked up.
     pub fn linear(weight: Tensor<2>) -> Self {
         #[cfg(feature = "flex")]
-        if weight.device().inner() == Device::flex() {
+        if is_flex(&weight.device()) {
             let ([d_in, d_out], device) = (weight.dims(), weight.device());
             let data = weight.transpose().into_data();
-            let numbers = data.as_slice().expect("a weight in f32");
-            return Self::packed(Packed::f32(numbers, [d_out, d_in]), &device);
+            let rows = data.as_slice().expect("a weight in f32");
+            return Self::packed(Packed::f32(rows, [d_out, d_in]), &device);
         }
         weight.into()
+    }
+
+    /// [`Frozen::linear`] of a weight as files have it: `[d_out, d_in]`, row by row.
+    pub fn from_rows(rows: &[f32], [d_out, d_in]: [usize; 2], device: &Device) -> Self {
+        #[cfg(feature = "flex")]
+        if is_flex(device) {
+            return Self::packed(Packed::f32(rows, [d_out, d_in]), device);
+        }
+        let weight = TensorData::new(packed::turned(rows, [d_out, d_in]), [d_in, d_out]);
+        Tensor::<2>::from_data(weight, device).into()
     }
 
     /// A packed weight.
@@ -108,6 +118,11 @@ impl Frozen {
             Kind::Packed(weight, _) => weight.size(),
         }
     }
+}
+
+#[cfg(feature = "flex")]
+fn is_flex(device: &Device) -> bool {
+    device.clone().inner() == Device::flex()
 }
 
 /// `x · wᵀ` for a packed weight.

@@ -307,6 +307,15 @@ fn half_of(word: u32, i: usize) -> f32 {
     })
 }
 
+/// `[d_out, d_in]` as `[d_in, d_out]`.
+pub(crate) fn turned(rows: &[f32], [d_out, d_in]: [usize; 2]) -> Vec<f32> {
+    let mut columns = vec![0.0; d_out * d_in];
+    each_of_panels::<PANEL>([d_out, d_in], |at, panel, out, i| {
+        columns[i * d_out + panel * PANEL + out] = rows[at];
+    });
+    columns
+}
+
 /// Every place of `[d_out, d_in]`, its panel, its output in there and its input: some inputs at a time, so that neither a row's line
 /// nor a panel's is fetched anew for each.
 fn each_of_panels<const P: usize>([d_out, d_in]: [usize; 2], mut each: impl FnMut(usize, usize, usize, usize)) {

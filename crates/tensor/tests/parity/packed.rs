@@ -99,11 +99,12 @@ fn rows_are_looked_up_in_either_form() {
     for packed in forms(7, [20, 64]) {
         let all = packed.to_vec();
         let dense = burn::tensor::Tensor::<2>::from_data(TensorData::new(all.clone(), [20, 64]), &device);
-        for frozen in [
-            Frozen::packed(packed, &device),
-            dense.clone().transpose().into(),
-            Frozen::linear(dense.transpose()),
-        ] {
+        let linear = Frozen::linear(dense.clone().transpose());
+        assert_eq!(
+            values(linear.dense()),
+            values(Frozen::from_rows(&all, [20, 64], &device).dense())
+        );
+        for frozen in [Frozen::packed(packed, &device), dense.transpose().into(), linear] {
             let found = values(frozen.rows(&[3, 19, 3]));
             let wanted: Vec<f32> = [3, 19, 3]
                 .iter()
