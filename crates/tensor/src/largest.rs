@@ -45,6 +45,7 @@ impl Largest {
     }
 
     /// Only what is above it can still be among the largest, unless an earlier token's equals it.
+    #[cfg(any(test, feature = "flex"))]
     pub(crate) fn least(&self) -> f32 {
         self.least
     }
