@@ -121,6 +121,12 @@ pub fn device(spec: &str) -> Result<Device, DeviceError> {
     })
 }
 
+/// Whether it is burn's CPU backend, with gradients or without.
+#[cfg(feature = "flex")]
+pub(crate) fn is_flex(device: &Device) -> bool {
+    device.clone().inner() == Device::flex()
+}
+
 /// The device that tests run on: `REALIGN_TEST_DEVICE`, or flex.
 ///
 /// # Panics

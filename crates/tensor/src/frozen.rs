@@ -5,9 +5,11 @@ use std::sync::Arc;
 use burn::backend::Dispatch;
 use burn::tensor::{Device, Tensor, TensorData};
 
+#[cfg(feature = "flex")]
+use crate::device::is_flex;
 use crate::{Packed, TensorOps, packed, product};
 
-/// A frozen linear map `[d_in, d_out]`, in f32 on its device or packed in fewer bits.
+/// A frozen linear map `[d_in, d_out]`: a tensor in f32, or packed in another order or in fewer bits.
 ///
 /// Gradients go through it to its input, never to it.
 #[derive(Clone, Debug)]
@@ -118,11 +120,6 @@ impl Frozen {
             Kind::Packed(weight, _) => weight.size(),
         }
     }
-}
-
-#[cfg(feature = "flex")]
-fn is_flex(device: &Device) -> bool {
-    device.clone().inner() == Device::flex()
 }
 
 /// `x · wᵀ` for a packed weight.

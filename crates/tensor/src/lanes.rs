@@ -5,6 +5,9 @@
 
 use burn::tensor::Device;
 
+#[cfg(feature = "flex")]
+use crate::device::is_flex;
+
 /// Threads that [`in_pool`] keeps awake, its own among them: more of them would fight over the same queues.
 #[cfg(feature = "flex")]
 const MOST_AWAKE: usize = 8;
@@ -12,7 +15,7 @@ const MOST_AWAKE: usize = 8;
 /// How many parts are worth computing side by side on `device`: the threads of flex, 1 on every other device.
 pub fn lanes(device: &Device) -> usize {
     #[cfg(feature = "flex")]
-    if device.clone().inner() == Device::flex() {
+    if is_flex(device) {
         return rayon::current_num_threads();
     }
     let _ = device;
@@ -45,7 +48,7 @@ pub fn side_by_side<T: Send, R: Send>(device: &Device, parts: Vec<T>, f: impl Fn
 /// Where `f` panics.
 pub fn in_pool<R: Send>(device: &Device, f: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "flex")]
-    if device.clone().inner() == Device::flex() {
+    if is_flex(device) {
         return awake(f);
     }
     let _ = device;
