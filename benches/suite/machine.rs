@@ -1,6 +1,6 @@
 //! What this machine can do: the ceilings under which floors are computed, and whether it is idle enough to measure.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use realign::burn::tensor::Device;
@@ -83,14 +83,29 @@ fn cpu() -> String {
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.to_owned())
 }
 
-/// Processes that were running or waiting over the last minute; nothing where the system does not say.
-pub fn load() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg")
-        .ok()?
-        .split(' ')
+/// Processors that something kept busy while this process slept for a second; nothing where the system does not say. The system's
+/// load average would count the build that the command began with.
+pub fn busy() -> Option<f64> {
+    let [idle_before, all_before] = ticks()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let [idle, all] = ticks()?;
+    let share = 1.0 - (idle - idle_before) / (all - all_before).max(1.0);
+    Some(share * std::thread::available_parallelism().ok()?.get() as f64)
+}
+
+/// Ticks of all processors since the system started: idle or waiting for a disk, and all.
+fn ticks() -> Option<[f64; 2]> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let ticks: Vec<f64> = stat
+        .lines()
         .next()?
-        .parse()
-        .ok()
+        .split_whitespace()
+        .skip(1)
+        .map_while(|ticks| ticks.parse().ok())
+        .collect();
+    // Guests' ticks, from the ninth on, are among the users' already.
+    let [_, _, _, idle, disk, _, _, _] = *ticks.first_chunk()?;
+    Some([idle + disk, ticks[..8].iter().sum()])
 }
 
 /// The peak memory of this process in MiB; 0 where the system does not say.

@@ -31,6 +31,8 @@ const LAYER: usize = 15;
 const TEXTS: usize = 4;
 /// Tokens of a text.
 const TOKENS: usize = 128;
+/// Processors that others may keep busy.
+const MOST_BUSY: f64 = 0.25;
 
 /// Compares Realign's speed and memory with the Python stack's, job by job, both sides in turn.
 #[derive(Parser)]
@@ -87,14 +89,10 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
     {
         return Err(format!("--baseline {unknown}: expected some of torch, llama, none").into());
     }
-    let busy = machine::load().filter(|load| *load > 0.5 && !args.force);
-    if let Some(load) = busy {
-        let why = format!("{load} processes were running over the last minute");
-        return Err(format!("{why}: figures would be worthless; wait, or --force").into());
-    }
     let gguf = known::get(known::SMOLLM2, &mut |_, _| ControlFlow::Continue(()))?;
     let folder = tempfile::tempdir()?;
     jobs::write_sae(folder.path())?;
+    std::fs::write(folder.path().join("baseline.py"), include_str!("../baseline.py"))?;
     let baselines: Vec<&str> = args
         .baseline
         .iter()
@@ -111,6 +109,9 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
         work: folder.path().to_owned(),
         python,
     };
+    if !args.force {
+        wait_for_quiet()?;
+    }
     if args.growth {
         println!("{}", growth::measure(&sides, &args.devices[0], args.runs)?);
         return Ok(());
@@ -142,6 +143,23 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Waits until nothing else keeps the machine busy: for half a minute at most.
+#[allow(clippy::print_stderr)]
+fn wait_for_quiet() -> Result<(), Box<dyn Error>> {
+    let mut found = 0.0;
+    for second in 0..30 {
+        match machine::busy() {
+            Some(busy) if busy > MOST_BUSY => found = busy,
+            _ => return Ok(()),
+        }
+        if second == 0 {
+            eprintln!("waiting for a quiet machine");
+        }
+    }
+    let why = format!("other programs keep {found:.1} processors busy");
+    Err(format!("{why}: figures would be worthless; end them, or --force").into())
+}
+
 /// The processes that there can be.
 struct Sides {
     gguf: PathBuf,
@@ -166,7 +184,7 @@ impl Sides {
             }
             (_, Some(python)) => {
                 let mut command = Command::new(python);
-                let script = concat!(env!("CARGO_MANIFEST_DIR"), "/baseline.py");
+                let script = self.work.join("baseline.py");
                 let precision = name.strip_prefix("torch:").unwrap_or(name);
                 command.env("TQDM_DISABLE", "1");
                 command.arg(script).arg(&self.gguf).arg(&self.work).arg(precision);
@@ -255,7 +273,10 @@ fn one(
 /// A virtual environment with the baseline's packages; made on first use, which takes minutes and gigabytes.
 #[allow(clippy::print_stderr)]
 fn set_up_python(baselines: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-venv");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("a crate of a workspace");
+    let venv = workspace.join("target/bench-venv");
     let python = venv.join("bin/python");
     let run = |command: &mut Command| -> Result<(), Box<dyn Error>> {
         match command.status()?.success() {
@@ -267,10 +288,12 @@ fn set_up_python(baselines: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
     if !python.exists() {
         run(Command::new("python3").arg("-m").arg("venv").arg(&venv))?;
     }
-    let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/requirements.txt");
-    run(Command::new(&python).args(["-m", "pip", "install", "-q", "-r", requirements]))?;
+    let pip = ["-m", "pip", "install", "-q"];
+    run(Command::new(&python)
+        .args(pip)
+        .args(include_str!("../requirements.txt").lines()))?;
     if baselines.contains(&"llama") {
-        run(Command::new(&python).args(["-m", "pip", "install", "-q", "llama-cpp-python"]))?;
+        run(Command::new(&python).args(pip).arg("llama-cpp-python"))?;
     }
     Ok(python)
 }

@@ -1,6 +1,6 @@
 """GGUF blocks of every type that Realign reads, with the values that the `gguf` package gives them.
 
-    python tests/reference/gguf_blocks.py     (gguf 0.17+, numpy; versions in shared/baselines/requirements.txt)
+    python tests/reference/gguf_blocks.py     (gguf 0.17+, numpy; versions in benches/requirements.txt)
 
 Writes crates/model/tests/fixtures/gguf_blocks.json: `{type: {block_size, type_size, bytes (hex), values}}`.
 Quantised blocks are random bytes whose f16 scales are finite; the last block of each type has a subnormal scale.

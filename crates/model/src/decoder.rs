@@ -9,7 +9,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use realign_core::{Batch, Cache, Hook, HookPoint, LanguageModel, ModuleNames, Shape, Site, Until, Weight, ids};
 use realign_tensor::{
-    AttentionOptions, Frozen, activate, add_rms_norm, attention_with, cross_entropy, gated, in_pool, rms_norm, rotary,
+    AttentionOptions, Frozen, activate, add_rms_norm, attention_with, both, cross_entropy, gated, in_pool, rms_norm,
+    rotary,
 };
 
 use crate::experts::Experts;
@@ -18,6 +19,9 @@ use crate::{Checkpoint, DecoderConfig, NormKind, QkNorm, Result, RopeScaling, We
 
 /// Tokens whose capped logits exist at one time in a loss.
 const LOSS_CHUNK: usize = 256;
+
+/// Most tokens for which one linear map leaves threads without work, as in generation.
+const FEW_TOKENS: usize = 32;
 
 /// A decoder-only language model with hook points.
 ///
@@ -278,8 +282,14 @@ impl Decoder {
             };
             // Not kept without need: a tensor that nobody else holds is added to in place.
             let before = config.parallel.then(|| x.clone());
-            let mut project = |site, n: usize, norm: &Option<Tensor<1>>| {
-                let y = self.linear(l, site, &h, batch, hook);
+            let map = |site| self.map(l, site).apply(h.clone());
+            let (q, (k, v)) = self.both(
+                tokens,
+                || map(Site::Q),
+                || self.both(tokens, || map(Site::K), || map(Site::V)),
+            );
+            let mut project = |site, y, n: usize, norm: &Option<Tensor<1>>| {
+                let y = hooked(hook, HookPoint::LinearIn { layer: l, site }, &h, y, batch);
                 let y = match norm {
                     Some(weight) => {
                         let width = weight.dims()[0];
@@ -290,9 +300,9 @@ impl Decoder {
                 };
                 y.reshape([tokens, n, shape.d_head])
             };
-            let q = project(Site::Q, shape.n_heads, &block.q_norm);
-            let k = project(Site::K, shape.n_kv_heads, &block.k_norm);
-            let v = project(Site::V, shape.n_kv_heads, &None);
+            let q = project(Site::Q, q, shape.n_heads, &block.q_norm);
+            let k = project(Site::K, k, shape.n_kv_heads, &block.k_norm);
+            let v = project(Site::V, v, shape.n_kv_heads, &None);
             let rotate = |x: Tensor<3>| match layer.rope {
                 Some(rope) => rotated(x, self.ropes[rope].width(), &ropes[rope]),
                 None => x,
@@ -353,8 +363,10 @@ impl Decoder {
             return experts.forward(h, activation, |h| stream(hook, HookPoint::MlpPost(l), h, batch));
         }
         let h = if self.config.shape.sites.contains(Site::Gate) {
-            let gate = self.linear(l, Site::Gate, &h, batch, hook);
-            let up = self.linear(l, Site::Up, &h, batch, hook);
+            let map = |site| self.map(l, site).apply(h.clone());
+            let (gate, up) = self.both(batch.len(), || map(Site::Gate), || map(Site::Up));
+            let mut hooked = |site, y| hooked(hook, HookPoint::LinearIn { layer: l, site }, &h, y, batch);
+            let (gate, up) = (hooked(Site::Gate, gate), hooked(Site::Up, up));
             gated(gate, up, activation)
         } else {
             activate(self.linear(l, Site::Up, &h, batch, hook), activation)
@@ -365,13 +377,20 @@ impl Decoder {
 
     fn linear(&self, layer: usize, site: Site, x: &Tensor<2>, batch: &Batch, hook: &mut dyn Hook) -> Tensor<2> {
         let y = self.map(layer, site).apply(x.clone());
-        let at = HookPoint::LinearIn { layer, site };
-        if hook.wants(at)
-            && let Some(delta) = hook.linear(at, x, batch)
-        {
-            return y + delta;
+        hooked(hook, HookPoint::LinearIn { layer, site }, x, y, batch)
+    }
+
+    /// What two linear maps give, at a time where there are few tokens.
+    fn both<A: Send, B: Send>(
+        &self,
+        tokens: usize,
+        a: impl FnOnce() -> A + Send,
+        b: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
+        match tokens {
+            ..=FEW_TOKENS => both(&self.device, a, b),
+            _ => (a(), b()),
         }
-        y
     }
 
     fn map(&self, layer: usize, site: Site) -> &Linear {
@@ -406,6 +425,16 @@ impl Decoder {
             None => y,
         }
     }
+}
+
+/// `y`, which a linear map made of `x`, with what the hook adds.
+fn hooked(hook: &mut dyn Hook, at: HookPoint, x: &Tensor<2>, y: Tensor<2>, batch: &Batch) -> Tensor<2> {
+    if hook.wants(at)
+        && let Some(delta) = hook.linear(at, x, batch)
+    {
+        return y + delta;
+    }
+    y
 }
 
 fn stream(hook: &mut dyn Hook, at: HookPoint, x: Tensor<2>, batch: &Batch) -> Tensor<2> {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use realign_core::{Rows, Shape, Site};
-use realign_tensor::{Frozen, Packed};
+use realign_tensor::{Frozen, Packed, transposed};
 
 use crate::decoder::{Block, Linear, Norm, Parts};
 use crate::experts::Experts;
@@ -185,7 +185,7 @@ impl Reader<'_> {
         // Row by row along d_in.
         let read = || -> Result<Vec<f32>> {
             let data = match in_first {
-                true => transposed(&self.numbers(name, &[d_in, rows.total])?, d_in, rows.total),
+                true => transposed(&self.numbers(name, &[d_in, rows.total])?, [d_in, rows.total]),
                 false => self.numbers(name, &[rows.total, d_in])?,
             };
             Ok(rows.pick(data, d_out, d_in))
@@ -222,19 +222,4 @@ impl Reader<'_> {
             None => Ok(data),
         }
     }
-}
-
-fn transposed(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    const TILE: usize = 32;
-    let mut out = vec![0.0; data.len()];
-    for row in (0..rows).step_by(TILE) {
-        for column in (0..columns).step_by(TILE) {
-            for r in row..(row + TILE).min(rows) {
-                for c in column..(column + TILE).min(columns) {
-                    out[c * rows + r] = data[r * columns + c];
-                }
-            }
-        }
-    }
-    out
 }

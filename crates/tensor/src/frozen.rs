@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 #[cfg(feature = "flex")]
 use crate::device::is_flex;
-use crate::{Packed, TensorOps, packed, product};
+use crate::{Packed, TensorOps, product, transposed};
 
 /// A frozen linear map `[d_in, d_out]`: a tensor in f32, or packed in another order or in fewer bits.
 ///
@@ -49,7 +49,7 @@ impl Frozen {
         if is_flex(device) {
             return Self::packed(Packed::f32(rows, [d_out, d_in]), device);
         }
-        let weight = TensorData::new(packed::turned(rows, [d_out, d_in]), [d_in, d_out]);
+        let weight = TensorData::new(transposed(rows, [d_out, d_in]), [d_in, d_out]);
         Tensor::<2>::from_data(weight, device).into()
     }
 

@@ -55,6 +55,16 @@ pub fn in_pool<R: Send>(device: &Device, f: impl FnOnce() -> R + Send) -> R {
     f()
 }
 
+/// What `a` and `b` give: at a time on flex, inside [`in_pool`], where neither has work enough for all threads.
+pub fn both<A: Send, B: Send>(device: &Device, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
+    #[cfg(feature = "flex")]
+    if is_flex(device) {
+        return rayon::join(a, b);
+    }
+    let _ = device;
+    (a(), b())
+}
+
 /// `f` in the pool, some other threads of which look for work until it is done: woken by the system for each operation, they would
 /// come too late for most of those of generation.
 #[cfg(feature = "flex")]

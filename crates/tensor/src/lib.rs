@@ -48,8 +48,10 @@ pub use functions::{
     activate, adamw, add_rms_norm, attention, attention_with, cross_entropy, encode_above, encode_batch_top_k, gated,
     low_rank_linear, product, rms_norm, rotary, sparse_decode, sparse_encode, swiglu, top_k,
 };
-pub use lanes::{in_pool, lanes, side_by_side};
+pub use lanes::{both, in_pool, lanes, side_by_side};
 pub use ops::TensorOps;
+#[doc(hidden)]
+pub use packed::transposed;
 pub use packed::{Blocks, Packed};
 #[cfg(feature = "remote")]
 pub use remote::{ServeError, lend};

@@ -308,7 +308,7 @@ fn half_of(word: u32, i: usize) -> f32 {
 }
 
 /// `[d_out, d_in]` as `[d_in, d_out]`.
-pub(crate) fn turned(rows: &[f32], [d_out, d_in]: [usize; 2]) -> Vec<f32> {
+pub fn transposed(rows: &[f32], [d_out, d_in]: [usize; 2]) -> Vec<f32> {
     let mut columns = vec![0.0; d_out * d_in];
     each_of_panels::<PANEL>([d_out, d_in], |at, panel, out, i| {
         columns[i * d_out + panel * PANEL + out] = rows[at];

@@ -18,7 +18,7 @@ mod simd;
 mod sparse;
 mod sums;
 mod top_k;
-#[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
+#[cfg(target_arch = "x86_64")]
 mod turned;
 mod unpacked;
 mod view;

@@ -22,7 +22,8 @@ const WIDE: usize = 3;
 /// Most sums of a tile: they stay in registers.
 const SUMS: usize = 24;
 
-/// Most sums where there are half as many registers, and they are half as wide.
+/// Most sums where there are half as many registers, and they are half as wide: one register across for six rows reads a third of
+/// the panel that three across for two rows would.
 const FEWER_SUMS: usize = 6;
 
 /// Most rows for which threads share the columns and not the rows.
@@ -231,36 +232,61 @@ impl<L: Lane, const P: usize> Work for Rows<'_, L, P> {
             first,
             out,
         } = self;
-        let sums = if W::REGISTERS >= 32 { SUMS } else { FEWER_SUMS };
-        let most = sums * LANES / P;
-        // Tiles of much the same size: a small one keeps no more than one sum waiting.
         let rows = out.len() / n;
+        // The whole panel at once, where that leaves room for rows enough.
+        let whole = W::REGISTERS >= 32 || rows * P / LANES <= FEWER_SUMS;
+        let most = if W::REGISTERS >= 32 {
+            SUMS * LANES / P
+        } else {
+            FEWER_SUMS
+        };
+        let across = if whole { P / LANES } else { 1 };
+        // Tiles of much the same size: a small one keeps no more than one sum waiting.
         let together = rows.div_ceil(rows.div_ceil(most));
         for (i, panel) in panels.lines.chunks_exact(panels.deep).enumerate() {
             let first = first + i * P;
             for (x, out) in x.chunks(together * k).zip(out.chunks_mut(together * n)) {
-                let out = Columns {
-                    out,
-                    n,
-                    range: first..n.min(first + P),
-                };
-                match x.len() / k {
-                    1 => tile::<W, L, P, 1>(wide, x, panel, out),
-                    2 => tile::<W, L, P, 2>(wide, x, panel, out),
-                    3 => tile::<W, L, P, 3>(wide, x, panel, out),
-                    4 => tile::<W, L, P, 4>(wide, x, panel, out),
-                    5 => tile::<W, L, P, 5>(wide, x, panel, out),
-                    6 => tile::<W, L, P, 6>(wide, x, panel, out),
-                    7 => tile::<W, L, P, 7>(wide, x, panel, out),
-                    8 => tile::<W, L, P, 8>(wide, x, panel, out),
-                    9 => tile::<W, L, P, 9>(wide, x, panel, out),
-                    10 => tile::<W, L, P, 10>(wide, x, panel, out),
-                    11 => tile::<W, L, P, 11>(wide, x, panel, out),
-                    _ => tile::<W, L, P, 12>(wide, x, panel, out),
+                for register in (0..P.min(n - first).div_ceil(LANES)).step_by(across) {
+                    let from = first + register * LANES;
+                    let range = from..n.min(from + across * LANES);
+                    let (panel, to) = (
+                        Part { panel, register },
+                        Columns {
+                            out: &mut *out,
+                            n,
+                            range,
+                        },
+                    );
+                    match x.len() / k {
+                        1 if whole => tile::<W, L, P, 1, WIDE>(wide, x, panel, to),
+                        2 if whole => tile::<W, L, P, 2, WIDE>(wide, x, panel, to),
+                        3 if whole => tile::<W, L, P, 3, WIDE>(wide, x, panel, to),
+                        4 if whole => tile::<W, L, P, 4, WIDE>(wide, x, panel, to),
+                        5 if whole => tile::<W, L, P, 5, WIDE>(wide, x, panel, to),
+                        6 if whole => tile::<W, L, P, 6, WIDE>(wide, x, panel, to),
+                        7 if whole => tile::<W, L, P, 7, WIDE>(wide, x, panel, to),
+                        8 if whole => tile::<W, L, P, 8, WIDE>(wide, x, panel, to),
+                        9 if whole => tile::<W, L, P, 9, WIDE>(wide, x, panel, to),
+                        10 if whole => tile::<W, L, P, 10, WIDE>(wide, x, panel, to),
+                        11 if whole => tile::<W, L, P, 11, WIDE>(wide, x, panel, to),
+                        12 if whole => tile::<W, L, P, 12, WIDE>(wide, x, panel, to),
+                        1 => tile::<W, L, P, 1, 1>(wide, x, panel, to),
+                        2 => tile::<W, L, P, 2, 1>(wide, x, panel, to),
+                        3 => tile::<W, L, P, 3, 1>(wide, x, panel, to),
+                        4 => tile::<W, L, P, 4, 1>(wide, x, panel, to),
+                        5 => tile::<W, L, P, 5, 1>(wide, x, panel, to),
+                        _ => tile::<W, L, P, 6, 1>(wide, x, panel, to),
+                    }
                 }
             }
         }
     }
+}
+
+/// A panel from one of its registers on.
+struct Part<'a, L, const P: usize> {
+    panel: &'a [[L; P]],
+    register: usize,
 }
 
 /// Some columns of `out [row, n]`.
@@ -270,30 +296,37 @@ struct Columns<'a> {
     range: std::ops::Range<usize>,
 }
 
-/// `R` rows times a panel, summed in registers.
+/// `R` rows times `C` registers across a panel, or as many as it has: summed in registers.
 #[inline(always)]
-fn tile<W: Wide, L: Lane, const P: usize, const R: usize>(wide: W, x: &[f32], panel: &[[L; P]], to: Columns<'_>) {
-    let k = x.len() / R;
+fn tile<W: Wide, L: Lane, const P: usize, const R: usize, const C: usize>(
+    wide: W,
+    x: &[f32],
+    Part { panel, register }: Part<'_, L, P>,
+    to: Columns<'_>,
+) {
+    let (k, across) = (x.len() / R, C.min(P / LANES));
+    // Once here, and not for each line.
+    assert!(register + across <= P / LANES);
     let mut rows = [&x[..0]; R];
     for r in 0..R {
         rows[r] = &x[r * k..][..k];
     }
-    let mut sums = [[wide.splat(0.0); WIDE]; R];
+    let mut sums = [[wide.splat(0.0); C]; R];
     let (whole, left) = (k / L::INPUTS, k % L::INPUTS);
     for (at, line) in panel[..whole].iter().enumerate() {
-        for c in 0..P / LANES {
-            wide.prefetch(panel.as_flattened(), (at + AHEAD) * P + c * LANES);
+        for c in 0..across {
+            wide.prefetch(panel.as_flattened(), (at + AHEAD) * P + (register + c) * LANES);
         }
         for i in 0..L::INPUTS {
-            add::<W, L, P, R>(wide, rows, at * L::INPUTS + i, line, i, &mut sums);
+            add::<W, L, P, R, C>(wide, rows, at * L::INPUTS + i, line, register, i, &mut sums);
         }
     }
     for i in 0..left {
-        add::<W, L, P, R>(wide, rows, whole * L::INPUTS + i, &panel[whole], i, &mut sums);
+        add::<W, L, P, R, C>(wide, rows, whole * L::INPUTS + i, &panel[whole], register, i, &mut sums);
     }
     for r in 0..R {
-        let mut row = [[0.0; LANES]; WIDE];
-        for c in 0..P / LANES {
+        let mut row = [[0.0; LANES]; C];
+        for c in 0..across {
             row[c] = wide.store(sums[r][c]);
         }
         let columns = to.range.len();
@@ -303,22 +336,24 @@ fn tile<W: Wide, L: Lane, const P: usize, const R: usize>(wide: W, x: &[f32], pa
 
 /// Adds input `at` of every row, number `i` of those in a line.
 #[inline(always)]
-fn add<W: Wide, L: Lane, const P: usize, const R: usize>(
+fn add<W: Wide, L: Lane, const P: usize, const R: usize, const C: usize>(
     wide: W,
     rows: [&[f32]; R],
     at: usize,
     line: &[L; P],
+    register: usize,
     i: usize,
-    sums: &mut [[W::F; WIDE]; R],
+    sums: &mut [[W::F; C]; R],
 ) {
-    let lanes = line.as_chunks::<LANES>().0;
-    let mut weights = [wide.splat(0.0); WIDE];
-    for c in 0..P / LANES {
+    let across = C.min(P / LANES);
+    let lanes = &line.as_chunks::<LANES>().0[register..][..across];
+    let mut weights = [wide.splat(0.0); C];
+    for c in 0..across {
         weights[c] = L::weights(wide, &lanes[c], i);
     }
     for r in 0..R {
         let x = wide.splat(rows[r][at]);
-        for c in 0..P / LANES {
+        for c in 0..across {
             sums[r][c] = wide.mul_add(x, weights[c], sums[r][c]);
         }
     }

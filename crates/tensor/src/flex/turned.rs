@@ -1,5 +1,7 @@
 //! A square of sixteen by sixteen numbers of 32 bits, its rows as columns.
 
+use std::arch::x86_64::__m256d;
+#[cfg(feature = "x86-v4")]
 use std::arch::x86_64::{
     __m512i, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
     _mm512_unpacklo_epi64,
@@ -7,7 +9,59 @@ use std::arch::x86_64::{
 
 use super::wide::LANES;
 
-/// A square of 32-bit numbers, turned.
+/// By AVX2: quarters of the square, turned, change places.
+#[inline(always)]
+pub(super) fn by_quarters(wide: pulp::x86::V3, rows: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
+    let mut columns = [[0.0; LANES]; LANES];
+    for (i, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
+        for (j, columns) in columns.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let mut quarter = [[0.0; 8]; 8];
+            for (to, row) in quarter.iter_mut().zip(rows) {
+                *to = row.as_chunks::<8>().0[j];
+            }
+            for (column, turned) in columns.iter_mut().zip(eight(wide, quarter)) {
+                column.as_chunks_mut::<8>().0[i] = turned;
+            }
+        }
+    }
+    columns
+}
+
+#[inline(always)]
+fn eight(wide: pulp::x86::V3, [a, b, c, d, e, f, g, h]: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
+    // Half i of number j is column 4 i + j, of the first four rows and of the last four.
+    let (first, last) = (four(wide, [a, b, c, d]), four(wide, [e, f, g, h]));
+    let mut columns = [[0.0; 8]; 8];
+    for (j, (first, last)) in first.into_iter().zip(last).enumerate() {
+        columns[j] = bytemuck::cast(wide.avx._mm256_permute2f128_pd::<0x20>(first, last));
+        columns[4 + j] = bytemuck::cast(wide.avx._mm256_permute2f128_pd::<0x31>(first, last));
+    }
+    columns
+}
+
+#[inline(always)]
+fn four(wide: pulp::x86::V3, [a, b, c, d]: [[f32; 8]; 4]) -> [__m256d; 4] {
+    let avx = wide.avx;
+    let (a, b, c, d) = (
+        bytemuck::cast(a),
+        bytemuck::cast(b),
+        bytemuck::cast(c),
+        bytemuck::cast(d),
+    );
+    let ab = avx._mm256_castps_pd(avx._mm256_unpacklo_ps(a, b));
+    let cd = avx._mm256_castps_pd(avx._mm256_unpacklo_ps(c, d));
+    let ab_high = avx._mm256_castps_pd(avx._mm256_unpackhi_ps(a, b));
+    let cd_high = avx._mm256_castps_pd(avx._mm256_unpackhi_ps(c, d));
+    [
+        avx._mm256_unpacklo_pd(ab, cd),
+        avx._mm256_unpackhi_pd(ab, cd),
+        avx._mm256_unpacklo_pd(ab_high, cd_high),
+        avx._mm256_unpackhi_pd(ab_high, cd_high),
+    ]
+}
+
+/// By AVX-512.
+#[cfg(feature = "x86-v4")]
 #[target_feature(enable = "avx512f")]
 pub(super) fn turned(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
     let r: [__m512i; LANES] = bytemuck::cast(rows);

@@ -212,6 +212,8 @@ impl Wide for pulp::x86::V4 {
     }
 }
 
+// Without closures: those that arrays' own functions call are compiled without the instruction set, and each instruction then is
+// a call.
 #[cfg(target_arch = "x86_64")]
 impl Wide for pulp::x86::V3 {
     const REGISTERS: usize = 8;
@@ -237,35 +239,64 @@ impl Wide for pulp::x86::V3 {
     }
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        [0, 1].map(|i| self.fma._mm256_fmadd_ps(a[i], b[i], c[i]))
+        [
+            self.fma._mm256_fmadd_ps(a[0], b[0], c[0]),
+            self.fma._mm256_fmadd_ps(a[1], b[1], c[1]),
+        ]
+    }
+    #[inline(always)]
+    fn turned(self, rows: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
+        super::turned::by_quarters(self, rows)
+    }
+    #[inline(always)]
+    fn sums(self, x: [Self::F; 4]) -> [f32; 4] {
+        let [a, b, c, d] = x;
+        let (a, b) = (self.avx._mm256_add_ps(a[0], a[1]), self.avx._mm256_add_ps(b[0], b[1]));
+        let (c, d) = (self.avx._mm256_add_ps(c[0], c[1]), self.avx._mm256_add_ps(d[0], d[1]));
+        let (ab, cd) = (self.avx._mm256_hadd_ps(a, b), self.avx._mm256_hadd_ps(c, d));
+        let [low, high]: [[f32; 4]; 2] = bytemuck::cast(self.avx._mm256_hadd_ps(ab, cd));
+        [low[0] + high[0], low[1] + high[1], low[2] + high[2], low[3] + high[3]]
     }
     #[inline(always)]
     fn low_halves(self, words: &[u32; LANES]) -> Self::F {
-        let words: [std::arch::x86_64::__m256i; 2] = bytemuck::cast(*words);
-        words.map(|words| self.avx._mm256_castsi256_ps(self.avx2._mm256_slli_epi32::<16>(words)))
+        let [low, high]: [std::arch::x86_64::__m256i; 2] = bytemuck::cast(*words);
+        [
+            self.avx._mm256_castsi256_ps(self.avx2._mm256_slli_epi32::<16>(low)),
+            self.avx._mm256_castsi256_ps(self.avx2._mm256_slli_epi32::<16>(high)),
+        ]
     }
     #[inline(always)]
     fn high_halves(self, words: &[u32; LANES]) -> Self::F {
-        let words: [std::arch::x86_64::__m256i; 2] = bytemuck::cast(*words);
-        let high = self.avx._mm256_set1_epi32(HIGH as i32);
-        words.map(|words| self.avx._mm256_castsi256_ps(self.avx2._mm256_and_si256(words, high)))
+        let [low, high]: [std::arch::x86_64::__m256i; 2] = bytemuck::cast(*words);
+        let mask = self.avx._mm256_set1_epi32(HIGH as i32);
+        [
+            self.avx._mm256_castsi256_ps(self.avx2._mm256_and_si256(low, mask)),
+            self.avx._mm256_castsi256_ps(self.avx2._mm256_and_si256(high, mask)),
+        ]
     }
     #[inline(always)]
     fn bytes(self, quants: &[i8; LANES]) -> Self::F {
-        let halves: [[i8; 8]; 2] = bytemuck::cast(*quants);
-        halves.map(|half| {
-            let wide = self.avx2._mm256_cvtepi8_epi32(bytemuck::cast([half, [0; 8]]));
-            self.avx._mm256_cvtepi32_ps(wide)
-        })
+        let [low, high]: [[i8; 8]; 2] = bytemuck::cast(*quants);
+        let low = self.avx2._mm256_cvtepi8_epi32(bytemuck::cast([low, [0; 8]]));
+        let high = self.avx2._mm256_cvtepi8_epi32(bytemuck::cast([high, [0; 8]]));
+        [self.avx._mm256_cvtepi32_ps(low), self.avx._mm256_cvtepi32_ps(high)]
     }
     #[inline(always)]
     fn nibbles(self, quants: &[u8; LANES], scale: f32, min: f32) -> [Self::F; 2] {
-        let halves: [[u8; 8]; 2] = bytemuck::cast(*quants);
-        let wide = halves.map(|half| self.avx2._mm256_cvtepu8_epi32(bytemuck::cast([half, [0; 8]])));
-        let low = wide.map(|x| self.avx2._mm256_and_si256(x, self.avx._mm256_set1_epi32(15)));
-        let high = wide.map(|x| self.avx2._mm256_srli_epi32::<4>(x));
+        let [first, last]: [[u8; 8]; 2] = bytemuck::cast(*quants);
+        let first = self.avx2._mm256_cvtepu8_epi32(bytemuck::cast([first, [0; 8]]));
+        let last = self.avx2._mm256_cvtepu8_epi32(bytemuck::cast([last, [0; 8]]));
+        let mask = self.avx._mm256_set1_epi32(15);
+        let low = [
+            self.avx._mm256_cvtepi32_ps(self.avx2._mm256_and_si256(first, mask)),
+            self.avx._mm256_cvtepi32_ps(self.avx2._mm256_and_si256(last, mask)),
+        ];
+        let high = [
+            self.avx._mm256_cvtepi32_ps(self.avx2._mm256_srli_epi32::<4>(first)),
+            self.avx._mm256_cvtepi32_ps(self.avx2._mm256_srli_epi32::<4>(last)),
+        ];
         let (scale, min) = (self.splat(scale), self.splat(min));
-        [low, high].map(|x| self.mul_add(x.map(|x| self.avx._mm256_cvtepi32_ps(x)), scale, min))
+        [self.mul_add(low, scale, min), self.mul_add(high, scale, min)]
     }
 }
 
