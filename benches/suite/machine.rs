@@ -89,23 +89,20 @@ pub fn busy() -> Option<f64> {
     let [idle_before, all_before] = ticks()?;
     std::thread::sleep(Duration::from_secs(1));
     let [idle, all] = ticks()?;
-    let share = 1.0 - (idle - idle_before) / (all - all_before).max(1.0);
-    Some(share * std::thread::available_parallelism().ok()?.get() as f64)
+    Some(((all - all_before) - (idle - idle_before)) / TICKS)
 }
+
+/// Ticks of a processor in a second, as Linux reports them.
+const TICKS: f64 = 100.0;
 
 /// Ticks of all processors since the system started: idle or waiting for a disk, and all.
 fn ticks() -> Option<[f64; 2]> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    let ticks: Vec<f64> = stat
-        .lines()
-        .next()?
-        .split_whitespace()
-        .skip(1)
-        .map_while(|ticks| ticks.parse().ok())
-        .collect();
+    let words = stat.lines().next()?.split_whitespace().skip(1);
+    let ticks: Vec<f64> = words.map_while(|word| word.parse().ok()).collect();
     // Guests' ticks, from the ninth on, are among the users' already.
-    let [_, _, _, idle, disk, _, _, _] = *ticks.first_chunk()?;
-    Some([idle + disk, ticks[..8].iter().sum()])
+    let ticks: [f64; 8] = *ticks.first_chunk()?;
+    Some([ticks[3] + ticks[4], ticks.iter().sum()])
 }
 
 /// The peak memory of this process in MiB; 0 where the system does not say.

@@ -283,11 +283,7 @@ impl Decoder {
             // Not kept without need: a tensor that nobody else holds is added to in place.
             let before = config.parallel.then(|| x.clone());
             let map = |site| self.map(l, site).apply(h.clone());
-            let (q, (k, v)) = self.both(
-                tokens,
-                || map(Site::Q),
-                || self.both(tokens, || map(Site::K), || map(Site::V)),
-            );
+            let (q, (k, v)) = self.both(&h, || map(Site::Q), || self.both(&h, || map(Site::K), || map(Site::V)));
             let mut project = |site, y, n: usize, norm: &Option<Tensor<1>>| {
                 let y = hooked(hook, HookPoint::LinearIn { layer: l, site }, &h, y, batch);
                 let y = match norm {
@@ -364,7 +360,7 @@ impl Decoder {
         }
         let h = if self.config.shape.sites.contains(Site::Gate) {
             let map = |site| self.map(l, site).apply(h.clone());
-            let (gate, up) = self.both(batch.len(), || map(Site::Gate), || map(Site::Up));
+            let (gate, up) = self.both(&h, || map(Site::Gate), || map(Site::Up));
             let mut hooked = |site, y| hooked(hook, HookPoint::LinearIn { layer: l, site }, &h, y, batch);
             let (gate, up) = (hooked(Site::Gate, gate), hooked(Site::Up, up));
             gated(gate, up, activation)
@@ -380,16 +376,17 @@ impl Decoder {
         hooked(hook, HookPoint::LinearIn { layer, site }, x, y, batch)
     }
 
-    /// What two linear maps give, at a time where there are few tokens.
+    /// What two linear maps make of `x`: at a time for few tokens. Not under gradients, which are recorded in one order.
     fn both<A: Send, B: Send>(
         &self,
-        tokens: usize,
+        x: &Tensor<2>,
         a: impl FnOnce() -> A + Send,
         b: impl FnOnce() -> B + Send,
     ) -> (A, B) {
-        match tokens {
-            ..=FEW_TOKENS => both(&self.device, a, b),
-            _ => (a(), b()),
+        if x.dims()[0] <= FEW_TOKENS && !x.is_autodiff() {
+            both(&self.device, a, b)
+        } else {
+            (a(), b())
         }
     }
 

@@ -7,6 +7,7 @@ use crate::files::read_small;
 use crate::{Error, Gguf, Result, sentencepiece};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -502,6 +503,10 @@ fn first_id(value: Option<serde_json::Value>) -> Option<u32> {
 /// Refuses a key that appears twice in one object, of which the last would silently win, and objects and lists too long to
 /// be a vocabulary or its merges.
 fn check_keys(json: &[u8]) -> Result<(), String> {
+    /// Text of the file itself where nothing in it is escaped.
+    #[derive(Deserialize, PartialEq, Eq, Hash)]
+    struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
     struct Unique;
 
     impl<'de> Deserialize<'de> for Unique {
@@ -519,16 +524,15 @@ fn check_keys(json: &[u8]) -> Result<(), String> {
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
             let mut seen = HashSet::new();
-            while let Some((key, Self)) = map.next_entry::<String, Self>()? {
+            while let Some((key, Self)) = map.next_entry::<Key<'de>, Self>()? {
                 if seen.len() == MAX_TOKENS {
                     return Err(serde::de::Error::custom(format!(
                         "more than {MAX_TOKENS} keys in one object"
                     )));
                 }
-                if seen.contains(&key) {
+                if let Some(Key(key)) = seen.replace(key) {
                     return Err(serde::de::Error::custom(format!("the key `{key}` twice")));
                 }
-                seen.insert(key);
             }
             Ok(self)
         }

@@ -134,7 +134,9 @@ impl Assembler<'_> {
                 let mut object = Map::new();
                 for field in fields {
                     let value = self.value(field, rep)?;
-                    object.insert(field.name.clone(), value);
+                    if self.row.problem.is_none() {
+                        object.insert(field.name.clone(), value);
+                    }
                 }
                 Ok(Value::Object(object))
             }
@@ -153,7 +155,7 @@ impl Assembler<'_> {
                 let size = bytes.len();
                 if self.row.text + size > MAX_LINE {
                     self.row
-                        .bad(format!("expected at most {MAX_LINE} bytes in a row, found more"));
+                        .bad(|| format!("expected at most {MAX_LINE} bytes in a row, found more"));
                     return Ok(Value::Null);
                 }
                 // Before it is made.
@@ -163,9 +165,8 @@ impl Assembler<'_> {
                     Ok(text) => Value::from(text),
                     Err(e) => {
                         let (name, at) = (&leaf.name, e.valid_up_to());
-                        self.row.bad(format!(
-                            "field `{name}`: expected UTF-8, found an invalid byte at byte {at}"
-                        ));
+                        self.row
+                            .bad(|| format!("field `{name}`: expected UTF-8, found an invalid byte at byte {at}"));
                         Value::Null
                     }
                 }
@@ -180,7 +181,7 @@ impl Assembler<'_> {
     fn count(&mut self) -> Result<(), String> {
         if self.row.values >= MAX_VALUES {
             self.row
-                .bad(format!("expected at most {MAX_VALUES} values in a row, found more"));
+                .bad(|| format!("expected at most {MAX_VALUES} values in a row, found more"));
             return Ok(());
         }
         self.budget.hold(VALUE)?;
@@ -190,8 +191,8 @@ impl Assembler<'_> {
 }
 
 impl Size {
-    fn bad(&mut self, problem: String) {
-        self.problem.get_or_insert(problem);
+    fn bad(&mut self, problem: impl FnOnce() -> String) {
+        self.problem.get_or_insert_with(problem);
     }
 
     /// What the budget holds for it.

@@ -257,29 +257,38 @@ impl<L: Lane, const P: usize> Work for Rows<'_, L, P> {
                             range,
                         },
                     );
-                    match x.len() / k {
-                        1 if whole => tile::<W, L, P, 1, WIDE>(wide, x, panel, to),
-                        2 if whole => tile::<W, L, P, 2, WIDE>(wide, x, panel, to),
-                        3 if whole => tile::<W, L, P, 3, WIDE>(wide, x, panel, to),
-                        4 if whole => tile::<W, L, P, 4, WIDE>(wide, x, panel, to),
-                        5 if whole => tile::<W, L, P, 5, WIDE>(wide, x, panel, to),
-                        6 if whole => tile::<W, L, P, 6, WIDE>(wide, x, panel, to),
-                        7 if whole => tile::<W, L, P, 7, WIDE>(wide, x, panel, to),
-                        8 if whole => tile::<W, L, P, 8, WIDE>(wide, x, panel, to),
-                        9 if whole => tile::<W, L, P, 9, WIDE>(wide, x, panel, to),
-                        10 if whole => tile::<W, L, P, 10, WIDE>(wide, x, panel, to),
-                        11 if whole => tile::<W, L, P, 11, WIDE>(wide, x, panel, to),
-                        12 if whole => tile::<W, L, P, 12, WIDE>(wide, x, panel, to),
-                        1 => tile::<W, L, P, 1, 1>(wide, x, panel, to),
-                        2 => tile::<W, L, P, 2, 1>(wide, x, panel, to),
-                        3 => tile::<W, L, P, 3, 1>(wide, x, panel, to),
-                        4 => tile::<W, L, P, 4, 1>(wide, x, panel, to),
-                        5 => tile::<W, L, P, 5, 1>(wide, x, panel, to),
-                        _ => tile::<W, L, P, 6, 1>(wide, x, panel, to),
+                    match whole {
+                        true => rows_of::<W, L, P, WIDE>(wide, x, k, panel, to),
+                        false => rows_of::<W, L, P, 1>(wide, x, k, panel, to),
                     }
                 }
             }
         }
+    }
+}
+
+/// A tile of as many rows as there are in `x [row, k]`.
+#[inline(always)]
+fn rows_of<W: Wide, L: Lane, const P: usize, const C: usize>(
+    wide: W,
+    x: &[f32],
+    k: usize,
+    panel: Part<'_, L, P>,
+    to: Columns<'_>,
+) {
+    match x.len() / k {
+        1 => tile::<W, L, P, 1, C>(wide, x, panel, to),
+        2 => tile::<W, L, P, 2, C>(wide, x, panel, to),
+        3 => tile::<W, L, P, 3, C>(wide, x, panel, to),
+        4 => tile::<W, L, P, 4, C>(wide, x, panel, to),
+        5 => tile::<W, L, P, 5, C>(wide, x, panel, to),
+        6 => tile::<W, L, P, 6, C>(wide, x, panel, to),
+        7 => tile::<W, L, P, 7, C>(wide, x, panel, to),
+        8 => tile::<W, L, P, 8, C>(wide, x, panel, to),
+        9 => tile::<W, L, P, 9, C>(wide, x, panel, to),
+        10 => tile::<W, L, P, 10, C>(wide, x, panel, to),
+        11 => tile::<W, L, P, 11, C>(wide, x, panel, to),
+        _ => tile::<W, L, P, 12, C>(wide, x, panel, to),
     }
 }
 
