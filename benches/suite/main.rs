@@ -99,7 +99,8 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
         .map(String::as_str)
         .filter(|b| *b != "none")
         .collect();
-    let python = match (&args.python, baselines.is_empty()) {
+    // Growth is ours alone.
+    let python = match (&args.python, args.growth || baselines.is_empty()) {
         (_, true) => None,
         (Some(python), _) => Some(python.clone()),
         (None, _) => Some(set_up_python(&baselines)?),
