@@ -22,9 +22,9 @@ pub trait Hook: Send {
         x
     }
 
-    /// The input `[token, d_in]` of a linear map; may return a delta `[token, d_out]` to add to its output.
-    fn linear(&mut self, _at: HookPoint, _x: &Tensor<2>, _batch: &Batch) -> Option<Tensor<2>> {
-        None
+    /// The input `x [token, d_in]` of a linear map and its output `y [token, d_out]`; returns the output to use.
+    fn linear(&mut self, _at: HookPoint, _x: &Tensor<2>, y: Tensor<2>, _batch: &Batch) -> Tensor<2> {
+        y
     }
 }
 
@@ -35,7 +35,7 @@ impl Hook for () {
     }
 }
 
-/// `A`, then `B`; deltas at a linear map add up.
+/// `A`, then `B`.
 impl<A: Hook, B: Hook> Hook for (A, B) {
     fn wants(&self, at: HookPoint) -> bool {
         self.0.wants(at) || self.1.wants(at)
@@ -58,21 +58,14 @@ impl<A: Hook, B: Hook> Hook for (A, B) {
         }
         x
     }
-    fn linear(&mut self, at: HookPoint, x: &Tensor<2>, batch: &Batch) -> Option<Tensor<2>> {
-        let first = if self.0.wants(at) {
-            self.0.linear(at, x, batch)
-        } else {
-            None
-        };
-        let second = if self.1.wants(at) {
-            self.1.linear(at, x, batch)
-        } else {
-            None
-        };
-        match (first, second) {
-            (Some(a), Some(b)) => Some(a + b),
-            (a, b) => a.or(b),
+    fn linear(&mut self, at: HookPoint, x: &Tensor<2>, mut y: Tensor<2>, batch: &Batch) -> Tensor<2> {
+        if self.0.wants(at) {
+            y = self.0.linear(at, x, y, batch);
         }
+        if self.1.wants(at) {
+            y = self.1.linear(at, x, y, batch);
+        }
+        y
     }
 }
 
@@ -88,8 +81,8 @@ macro_rules! forward_hook {
             fn heads(&mut self, at: HookPoint, x: Tensor<3>, batch: &Batch) -> Tensor<3> {
                 (**self).heads(at, x, batch)
             }
-            fn linear(&mut self, at: HookPoint, x: &Tensor<2>, batch: &Batch) -> Option<Tensor<2>> {
-                (**self).linear(at, x, batch)
+            fn linear(&mut self, at: HookPoint, x: &Tensor<2>, y: Tensor<2>, batch: &Batch) -> Tensor<2> {
+                (**self).linear(at, x, y, batch)
             }
         }
     )*};
@@ -113,7 +106,10 @@ impl<H: Hook> Hook for Option<H> {
             None => x,
         }
     }
-    fn linear(&mut self, at: HookPoint, x: &Tensor<2>, batch: &Batch) -> Option<Tensor<2>> {
-        self.as_mut().and_then(|hook| hook.linear(at, x, batch))
+    fn linear(&mut self, at: HookPoint, x: &Tensor<2>, y: Tensor<2>, batch: &Batch) -> Tensor<2> {
+        match self {
+            Some(hook) => hook.linear(at, x, y, batch),
+            None => y,
+        }
     }
 }

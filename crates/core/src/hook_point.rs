@@ -139,7 +139,7 @@ pub enum HookPoint {
     ResidPost(usize),
     /// The final norm's output, which the unembedding reads, `[token, d_model]`.
     FinalNorm,
-    /// Input of a linear map, `[token, d_in]`; the hook may add to its output.
+    /// Input of a linear map, `[token, d_in]`; the hook sees its output too, and returns the one to use.
     LinearIn {
         /// The block.
         layer: usize,

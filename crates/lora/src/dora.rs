@@ -47,18 +47,18 @@ impl Dora {
         }
     }
 
-    /// What is to be added to `x W`: `(f - 1) x W + f s (x A) B`.
+    /// The map's output, `y` without the adapter: `y - x W + f (x W + s (x A) B)`; `add_to` adds what A and B make of `x`.
     ///
     /// # Panics
     /// Where it is not attached to a model.
-    pub(crate) fn delta(&self, x: Tensor<2>, low_rank: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn output(&self, x: Tensor<2>, y: Tensor<2>, add_to: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
         let Some(Attached { weight, factor }) = &self.attached else {
             panic!(
                 "an adapter with magnitudes (DoRA) needs the base weights as a hook: call Lora::attach, or merge it"
             );
         };
         let plain = realign_tensor::product(x, weight.clone());
-        plain * factor.clone().sub_scalar(1.0) + low_rank * factor.clone()
+        y - plain.clone() + add_to(plain) * factor.clone()
     }
 
     /// The base weight that it is attached to.

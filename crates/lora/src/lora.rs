@@ -118,13 +118,13 @@ impl Hook for &Lora {
     fn wants(&self, at: HookPoint) -> bool {
         self.adapter(at).is_some()
     }
-    fn linear(&mut self, at: HookPoint, x: &Tensor<2>, _batch: &Batch) -> Option<Tensor<2>> {
-        let Adapter { a, b, scale, dora } = self.adapter(at)?.clone();
-        let low_rank = low_rank_linear(x.clone(), a, b, scale);
-        Some(match dora {
-            Some(dora) => dora.delta(x.clone(), low_rank),
-            None => low_rank,
-        })
+    fn linear(&mut self, at: HookPoint, x: &Tensor<2>, y: Tensor<2>, _batch: &Batch) -> Tensor<2> {
+        let Some(adapter) = self.adapter(at) else { return y };
+        let add_to = |y| low_rank_linear(y, x.clone(), adapter.a.clone(), adapter.b.clone(), adapter.scale);
+        match &adapter.dora {
+            Some(dora) => dora.output(x.clone(), y, add_to),
+            None => add_to(y),
+        }
     }
 }
 
@@ -132,8 +132,8 @@ impl Hook for Lora {
     fn wants(&self, at: HookPoint) -> bool {
         self.adapter(at).is_some()
     }
-    fn linear(&mut self, at: HookPoint, x: &Tensor<2>, batch: &Batch) -> Option<Tensor<2>> {
-        (&*self).linear(at, x, batch)
+    fn linear(&mut self, at: HookPoint, x: &Tensor<2>, y: Tensor<2>, batch: &Batch) -> Tensor<2> {
+        (&*self).linear(at, x, y, batch)
     }
 }
 
@@ -141,10 +141,10 @@ impl Hook for Training<'_> {
     fn wants(&self, at: HookPoint) -> bool {
         self.lora.adapter(at).is_some()
     }
-    fn linear(&mut self, at: HookPoint, x: &Tensor<2>, batch: &Batch) -> Option<Tensor<2>> {
+    fn linear(&mut self, at: HookPoint, x: &Tensor<2>, y: Tensor<2>, batch: &Batch) -> Tensor<2> {
         let p = self.lora.config.dropout;
         if p == 0.0 {
-            return self.lora.linear(at, x, batch);
+            return self.lora.linear(at, x, y, batch);
         }
         let kept = (1.0 / (1.0 - p)) as f32;
         let [token, d_in] = x.dims();
@@ -152,6 +152,6 @@ impl Hook for Training<'_> {
             .map(|_| if self.rng.random::<f64>() < p { 0.0 } else { kept })
             .collect();
         let mask = Tensor::from_data(TensorData::new::<f32, _>(mask, [token, d_in]), &x.device().inner());
-        self.lora.linear(at, &(x.clone() * mask), batch)
+        self.lora.linear(at, &(x.clone() * mask), y, batch)
     }
 }

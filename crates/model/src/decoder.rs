@@ -424,14 +424,13 @@ impl Decoder {
     }
 }
 
-/// `y`, which a linear map made of `x`, with what the hook adds.
+/// The output of a linear map that made `y` of `x`.
 fn hooked(hook: &mut dyn Hook, at: HookPoint, x: &Tensor<2>, y: Tensor<2>, batch: &Batch) -> Tensor<2> {
-    if hook.wants(at)
-        && let Some(delta) = hook.linear(at, x, batch)
-    {
-        return y + delta;
+    if hook.wants(at) {
+        hook.linear(at, x, y, batch)
+    } else {
+        y
     }
-    y
 }
 
 fn stream(hook: &mut dyn Hook, at: HookPoint, x: Tensor<2>, batch: &Batch) -> Tensor<2> {

@@ -1,7 +1,6 @@
 //! Hand-written gradients, generic over the inner backend, that call the backend's own kernels.
 //!
-//! An input that needs no gradient costs none: a frozen weight is never differentiated. Operations that are missing
-//! here ([`TensorOps::low_rank_linear`]) have burn's own gradient of their reference body.
+//! An input that needs no gradient costs none: a frozen weight is never differentiated.
 
 use std::sync::Arc;
 
@@ -21,6 +20,8 @@ use crate::{Activation, AttentionOptions, Packed, Spans, TensorOps};
 struct Product;
 #[derive(Debug)]
 struct PackedProduct;
+#[derive(Debug)]
+struct LowRank;
 #[derive(Debug)]
 struct RmsNorm;
 #[derive(Debug)]
@@ -67,6 +68,45 @@ impl<B: TensorOps> Backward<B, 1> for PackedProduct {
             grads.register::<B>(node.id, B::packed_product(grad, w, !transposed));
         }
     }
+}
+
+impl<B: TensorOps> Backward<B, 4> for LowRank {
+    type State = LowRankState<B>;
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let LowRankState { x, narrow, a, b, scale } = ops.state;
+        let [y_node, x_node, a_node, b_node] = ops.parents;
+        if let (Some(node), Some(narrow)) = (b_node, narrow) {
+            grads.register::<B>(node.id, B::product(B::float_transpose(narrow), grad.clone()));
+        }
+        if let Some(b) = b {
+            let to_narrow = B::product(grad.clone(), B::float_transpose(b));
+            let to_narrow = B::float_mul_scalar(to_narrow, scale.into());
+            if let (Some(node), Some(x)) = (a_node, x) {
+                grads.register::<B>(node.id, B::product(B::float_transpose(x), to_narrow.clone()));
+            }
+            if let (Some(node), Some(a)) = (x_node, a) {
+                grads.register::<B>(node.id, B::product(to_narrow, B::float_transpose(a)));
+            }
+        }
+        if let Some(node) = y_node {
+            grads.register::<B>(node.id, grad);
+        }
+    }
+}
+
+/// What the gradients of [`TensorOps::low_rank_linear`] need; none where that gradient is not asked for.
+#[derive(Clone, Debug)]
+struct LowRankState<B: Backend> {
+    /// For `a`.
+    x: Option<FloatTensor<B>>,
+    /// `scale · x a`, for `b`.
+    narrow: Option<FloatTensor<B>>,
+    /// For `x`.
+    a: Option<FloatTensor<B>>,
+    /// For `x` and `a`.
+    b: Option<FloatTensor<B>>,
+    scale: f64,
 }
 
 impl<B: TensorOps> Backward<B, 2> for RmsNorm {
@@ -246,6 +286,34 @@ impl<B: TensorOps, C: CheckpointStrategy> TensorOps for Autodiff<B, C> {
                 prep.finish((w, transposed), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::packed_product(x, w, transposed)),
+        }
+    }
+
+    fn low_rank_linear(
+        y: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let [to_x, to_a, to_b] = [&x, &a, &b].map(|operand| operand.is_tracked());
+        let ((y, y_guard), (x, x_guard)) = (y.into_parts(), x.into_parts());
+        let ((a, a_guard), (b, b_guard)) = (a.into_parts(), b.into_parts());
+        let prep = LowRank.prepare::<C>([y_guard, x_guard, a_guard, b_guard]);
+        match prep.compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let narrow = B::float_mul_scalar(B::product(x.clone(), a.clone()), scale.into());
+                let sum = B::add_product(y, narrow.clone(), b.clone());
+                let state = LowRankState {
+                    x: to_a.then_some(x),
+                    narrow: to_b.then_some(narrow),
+                    a: to_x.then_some(a),
+                    b: (to_x || to_a).then_some(b),
+                    scale,
+                };
+                prep.finish(state, sum)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::low_rank_linear(y, x, a, b, scale)),
         }
     }
 

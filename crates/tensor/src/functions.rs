@@ -139,12 +139,12 @@ pub fn activate(x: Tensor<2>, activation: Activation) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::activate(x.into_dispatch(), activation))
 }
 
-/// Low-rank linear map `scale · (x a) b` (LoRA, Hu et al. 2021).
+/// A linear map's output `y` with a low-rank map of its input: `y + scale · (x a) b` (LoRA, Hu et al. 2021).
 ///
 /// # Shapes
 /// - `x`: `[token, d_in]`, `a`: `[d_in, rank]`, `b`: `[rank, d_out]`
-/// - output: `[token, d_out]`
-pub fn low_rank_linear(x: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<2> {
+/// - `y`, output: `[token, d_out]`
+pub fn low_rank_linear(y: Tensor<2>, x: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<2> {
     assert_eq!(
         a.dims()[0],
         x.dims()[1],
@@ -159,7 +159,9 @@ pub fn low_rank_linear(x: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> 
         b.dims(),
         a.dims()
     );
+    assert_shape("low_rank_linear", "y", y.dims(), [x.dims()[0], b.dims()[1]]);
     Tensor::from_dispatch(Dispatch::low_rank_linear(
+        y.into_dispatch(),
         x.into_dispatch(),
         a.into_dispatch(),
         b.into_dispatch(),

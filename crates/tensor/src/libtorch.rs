@@ -1,6 +1,6 @@
 //! Special bodies for libtorch: its own operators.
 //!
-//! What has no body here (products, the RMS norm, rotations) is already one libtorch operator for each burn operation, or
+//! What has no body here (plain products, the RMS norm, rotations) is already one libtorch operator for each burn operation, or
 //! libtorch itself composes it of the same ones.
 
 use std::sync::Arc;
@@ -20,6 +20,15 @@ use crate::{Activation, AdamWStep, AttentionOptions, Packed, Span, Spans, Tensor
 const FEW_ROWS: i64 = 32;
 
 impl TensorOps for LibTorch {
+    fn add_product(y: FloatTensor<Self>, a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        if y.tensor.size()[0] == a.tensor.size()[0] && y.can_mut() {
+            let mut y = y.tensor;
+            let _ = y.addmm_(&a.tensor, &b.tensor);
+            return TchTensor::new(y);
+        }
+        TchTensor::new(y.tensor.addmm(&a.tensor, &b.tensor))
+    }
+
     /// A weight of 8 or 4 bits stays here in f32 once it was used.
     fn packed_product(x: FloatTensor<Self>, w: Arc<Packed>, transposed: bool) -> FloatTensor<Self> {
         let device = x.device();

@@ -37,6 +37,11 @@ pub trait TensorOps: Backend {
         Self::float_matmul(a, b)
     }
 
+    /// `y + a · b`: `y [m, n]` or `[1, n]`, `a [m, k]`, `b [k, n]`.
+    fn add_product(y: FloatTensor<Self>, a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_add(y, Self::product(a, b))
+    }
+
     /// `x · wᵀ`, or `x · w` where `transposed`, for a packed weight `[d_out, d_in]`.
     fn packed_product(x: FloatTensor<Self>, w: Arc<Packed>, transposed: bool) -> FloatTensor<Self> {
         let w = Self::float_from_data(TensorData::new(w.to_vec(), w.shape()), &x.device());
@@ -144,8 +149,9 @@ pub trait TensorOps: Backend {
         Self::float_mul(grad, activation.values_and_slopes::<Self>(x).1)
     }
 
-    /// `scale · (x a) b`: `x [token, d_in]`, `a [d_in, rank]`, `b [rank, d_out]`.
+    /// `y + scale · (x a) b`: `y [token, d_out]`, `x [token, d_in]`, `a [d_in, rank]`, `b [rank, d_out]`.
     fn low_rank_linear(
+        y: FloatTensor<Self>,
         x: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -153,7 +159,7 @@ pub trait TensorOps: Backend {
     ) -> FloatTensor<Self> {
         // The scale goes on the narrow side: rank columns instead of d_out.
         let narrow = Self::float_mul_scalar(Self::product(x, a), scale.into());
-        Self::product(narrow, b)
+        Self::add_product(y, narrow, b)
     }
 
     /// The `k` largest of each row, largest first, and their columns; of equal numbers the lower column comes first, and what
@@ -482,8 +488,8 @@ fn attention_pattern<B: Backend>(
 /// `x w_encᵀ + b_enc`, `[token, d_sae]`.
 fn pre_activations<B: TensorOps>(x: FloatTensor<B>, w_enc: FloatTensor<B>, b_enc: FloatTensor<B>) -> FloatTensor<B> {
     let d_sae = w_enc.shape()[0];
-    let linear = B::product(x, B::float_transpose(w_enc));
-    B::float_add(linear, B::float_reshape(b_enc, Shape::from([1, d_sae])))
+    let bias = B::float_reshape(b_enc, Shape::from([1, d_sae]));
+    B::add_product(bias, x, B::float_transpose(w_enc))
 }
 
 /// The reference body of [`TensorOps::sparse_decode`].

@@ -4,7 +4,7 @@ use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::simd::{dot, sum_squares, with_simd};
-use super::view::{contiguous, dims, float, in_blocks, slice, slice_mut};
+use super::view::{contiguous, contiguous_owned, dims, float, in_blocks, slice, slice_mut};
 use crate::AdamWStep;
 
 /// Rows that one task handles: enough work to hide the cost of a task.
@@ -148,13 +148,4 @@ pub(super) fn adamw(
             );
         });
     (param, first, second)
-}
-
-/// [`contiguous`] of a tensor that is given away, so that its buffer stays its own.
-fn contiguous_owned(tensor: FlexTensor) -> FlexTensor {
-    if tensor.is_contiguous() {
-        tensor
-    } else {
-        contiguous(&tensor)
-    }
 }

@@ -42,6 +42,10 @@ impl TensorOps for Flex {
         product::product(&a, &b)
     }
 
+    fn add_product(y: FloatTensor<Self>, a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        product::add_product(y, &a, &b)
+    }
+
     fn packed_product(x: FloatTensor<Self>, w: Arc<Packed>, transposed: bool) -> FloatTensor<Self> {
         packed::product(&x, &w, transposed)
     }

@@ -19,6 +19,15 @@ pub(super) fn contiguous(tensor: &FlexTensor) -> FlexTensor {
     tensor.to_contiguous()
 }
 
+/// [`contiguous`] of a tensor that is given away, so that its buffer stays its own.
+pub(super) fn contiguous_owned(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() {
+        tensor
+    } else {
+        contiguous(&tensor)
+    }
+}
+
 /// Indices of whatever width the device's integer type has (i32 by default).
 pub(super) fn indices(tensor: &FlexTensor) -> Vec<usize> {
     let tensor = tensor.to_contiguous();

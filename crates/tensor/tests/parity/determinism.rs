@@ -16,6 +16,7 @@ fn everything() -> Vec<Outcome> {
     let device = Device::flex();
     let matrix = |seed, shape: [usize; 2]| leaf(uniform(seed, shape, &device));
     let (x, y) = (matrix(1, [300, 64]), matrix(2, [300, 64]));
+    let tall = matrix(20, [300, 200]);
     let (w, wide) = (matrix(3, [64, 200]), matrix(4, [512, 64]));
     let (vector, bias) = (leaf(uniform(5, [64], &device)), leaf(uniform(6, [512], &device)));
     let (a, b) = (matrix(7, [64, 8]), matrix(8, [8, 200]));
@@ -38,7 +39,7 @@ fn everything() -> Vec<Outcome> {
         outcome!(rotary(q.clone(), angle.clone().cos(), angle.sin()); q),
         outcome!(attention(q.clone(), k.clone(), v.clone(), spans); q, k, v),
         outcome!(swiglu(x.clone(), y.clone()); x, y),
-        outcome!(low_rank_linear(x.clone(), a.clone(), b.clone(), 2.0); x, a, b),
+        outcome!(low_rank_linear(tall.clone(), x.clone(), a.clone(), b.clone(), 2.0); tall, x, a, b),
         outcome!(sparse_encode(x.clone(), wide.clone(), bias.clone(), 9).0; x, wide, bias),
         outcome!(sparse_decode(code.clone(), columns, wide.clone()); code, wide),
         outcome!(cross_entropy(x.clone(), wide.clone().inner(), whole(19, [300], 512, &device)); x),

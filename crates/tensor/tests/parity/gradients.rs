@@ -144,13 +144,50 @@ fn a_frozen_operand_gets_no_gradient_and_the_other_its_own() {
     }
 }
 
+/// Adapters of a frozen model, frozen adapters, and each operand alone.
+#[test]
+fn a_low_rank_map_has_the_gradients_that_are_asked_for() {
+    for device in devices() {
+        let shapes = [[3, 6], [3, 4], [4, 2], [2, 6]];
+        let run = |tracked: [bool; 4]| {
+            let operands: [Tensor<2>; 4] = std::array::from_fn(|i| {
+                let operand = uniform(i as u8, shapes[i], &device).autodiff();
+                if tracked[i] { operand.require_grad() } else { operand }
+            });
+            let [y, x, a, b] = operands.clone();
+            let grads = loss(low_rank_linear(y, x, a, b, 0.5)).backward();
+            operands.map(|operand| operand.grad(&grads).map(values))
+        };
+        let all = run([true; 4]);
+        for asked in 1..15 {
+            let tracked = std::array::from_fn(|i| asked >> i & 1 == 1);
+            let found = run(tracked);
+            for i in 0..4 {
+                assert_eq!(
+                    found[i],
+                    all[i].clone().filter(|_| tracked[i]),
+                    "operand {i} of {tracked:?}"
+                );
+            }
+        }
+        let [y, x, a, b] = [0, 1, 2, 3].map(|i| uniform(i, shapes[i as usize], &device));
+        let map = |y: &Tensor<2>, x: &Tensor<2>, a: &Tensor<2>, b: &Tensor<2>| {
+            low_rank_linear(y.clone(), x.clone(), a.clone(), b.clone(), 0.5)
+        };
+        check("y", y.clone(), |y| map(&y, &x, &a, &b));
+        check("x", x.clone(), |x| map(&y, &x, &a, &b));
+        check("a", a.clone(), |a| map(&y, &x, &a, &b));
+        check("b", b.clone(), |b| map(&y, &x, &a, &b));
+    }
+}
+
 #[test]
 fn constants_alone_leave_no_tape() {
     let device = test_device();
     let [x, y] = [1, 2].map(|seed| uniform(seed, [4, 4], &device).autodiff());
     assert!(!product(x.clone(), y.clone()).is_tracked());
     assert!(!swiglu(x.clone(), y.clone()).is_tracked());
-    assert!(!low_rank_linear(x.clone(), y.clone(), y, 1.0).is_tracked());
+    assert!(!low_rank_linear(x.clone(), x.clone(), y.clone(), y, 1.0).is_tracked());
     let weight = uniform(3, [4], &device).autodiff();
     assert!(!rms_norm(x.clone(), weight.clone(), 1e-5).is_tracked());
     let (sum, normed) = add_rms_norm(x.clone(), x, weight, 1e-5);

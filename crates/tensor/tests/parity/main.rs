@@ -2,6 +2,7 @@
 //!
 //! The ndarray backend has no special body, so what runs there is the reference composition of burn operations.
 
+mod any_shape;
 mod attention;
 mod determinism;
 mod gradients;

@@ -57,9 +57,11 @@ panics! {
     };
     swiglu_of_unlike_shapes: "swiglu: up has shape [2, 4], expected [2, 3]", swiglu(zeros([2, 3]), zeros([2, 4]));
     low_rank_of_another_width: "low_rank_linear: a is [4, 1], but x is [2, 3]",
-        low_rank_linear(zeros([2, 3]), zeros([4, 1]), zeros([1, 5]), 1.0);
+        low_rank_linear(zeros([2, 5]), zeros([2, 3]), zeros([4, 1]), zeros([1, 5]), 1.0);
     low_rank_of_another_rank: "low_rank_linear: b is [2, 5], but a is [3, 1]",
-        low_rank_linear(zeros([2, 3]), zeros([3, 1]), zeros([2, 5]), 1.0);
+        low_rank_linear(zeros([2, 5]), zeros([2, 3]), zeros([3, 1]), zeros([2, 5]), 1.0);
+    low_rank_beside_an_output_of_another_width: "low_rank_linear: y has shape [2, 4], expected [2, 5]",
+        low_rank_linear(zeros([2, 4]), zeros([2, 3]), zeros([3, 1]), zeros([1, 5]), 1.0);
     top_more_than_all: "top_k: k = 4, but x is [2, 3]", top_k(zeros([2, 3]), 4);
     encoder_of_another_width: "sparse_encode: w_enc has shape [5, 4], expected [5, 3]",
         sparse_encode(zeros([2, 3]), zeros([5, 4]), zeros([5]), 1);

@@ -147,14 +147,27 @@ fn activations_have_their_textbook_values() {
 
 #[test]
 fn low_rank_maps_agree() {
-    for layout in Layout::ALL {
-        agree(SUMS, &format!("{layout:?}"), |device| {
-            let x = leaf(layout.tensor(1, [33, 70], device));
-            let a = leaf(layout.tensor(2, [70, 4], device));
-            let b = leaf(layout.tensor(3, [4, 90], device));
-            outcome!(low_rank_linear(x.clone(), a.clone(), b.clone(), 0.5); x, a, b)
-        });
+    for rows in [1, 33, 300] {
+        for layout in Layout::ALL {
+            agree(SUMS, &format!("{rows} rows, {layout:?}"), |device| {
+                let y = leaf(layout.tensor(1, [rows, 90], device));
+                let x = leaf(layout.tensor(2, [rows, 70], device));
+                let a = leaf(layout.tensor(3, [70, 4], device));
+                let b = leaf(layout.tensor(4, [4, 90], device));
+                outcome!(low_rank_linear(y.clone(), x.clone(), a.clone(), b.clone(), 0.5); y, x, a, b)
+            });
+        }
     }
+}
+
+#[test]
+fn a_low_rank_map_leaves_an_output_that_others_hold_as_it_is() {
+    let device = test_device();
+    let [y, x] = [1, 2].map(|seed| uniform(seed, [3, 5], &device));
+    let (a, b) = (uniform(3, [5, 2], &device), uniform(4, [2, 5], &device));
+    let before = values(y.clone());
+    assert_ne!(values(low_rank_linear(y.clone(), x, a, b, 1.0)), before);
+    assert_eq!(values(y), before);
 }
 
 #[test]
