@@ -11,7 +11,7 @@ use crate::largest::{AT_A_TIME, Active, Columns, Largest};
 use crate::{Activation, AdamWStep, AttentionOptions, Packed, Spans};
 
 /// Tokens whose logits exist at one time in [`TensorOps::cross_entropy`].
-pub(crate) const CROSS_ENTROPY_CHUNK: usize = 256;
+pub(crate) const CROSS_ENTROPY_CHUNK: usize = 128;
 
 /// What burn lacks, or does slowly, for work inside language models.
 ///

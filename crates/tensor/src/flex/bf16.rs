@@ -14,7 +14,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::amx;
-use super::turned::turned;
+use super::turned::turn;
 use super::view::in_blocks;
 use crate::packed::{BF16_PANEL as PANEL, pairs};
 
@@ -100,7 +100,7 @@ fn by_panels(
             let panels = in_group.min(n - first).div_ceil(PANEL);
             let [turned] = in_blocks(panels * deep, deep, |panel, [to]| {
                 // SAFETY: as above.
-                unsafe { turn(w, pairs(d_in), first + panel * PANEL, to) }
+                unsafe { panel_of(w, pairs(d_in), first + panel * PANEL, to) }
             });
             multiply(&turned, first);
         }
@@ -129,16 +129,17 @@ fn round(from: &[f32], to: &mut [u32]) {
 
 /// The panel of columns `first..` of a weight, out of the panels of its rows: two neighbours of a column to a lane.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn turn(w: &[[u32; PANEL]], deep: usize, first: usize, to: &mut [[u32; PANEL]]) {
+fn panel_of(w: &[[u32; PANEL]], deep: usize, first: usize, to: &mut [[u32; PANEL]]) {
+    let mut square = [[0; LANES]; LANES];
     for (panel, to) in w.chunks_exact(deep).zip(to.chunks_exact_mut(PANEL / 2)) {
         // Those columns of some rows: two columns to a word.
         let words = &panel[first / 2..][..LANES];
         for (part, to) in to.chunks_exact_mut(LANES / 2).enumerate() {
-            let mut square = [[0; LANES]; LANES];
             for (to, from) in square.iter_mut().zip(words) {
                 *to = from.as_chunks().0[part];
             }
-            for (to, rows) in to.iter_mut().zip(turned(square).as_chunks::<2>().0) {
+            turn(&mut square);
+            for (to, rows) in to.iter_mut().zip(square.as_chunks::<2>().0) {
                 let [low, high]: [[__m256i; 2]; 2] = bytemuck::cast(*rows);
                 for (to, (low, high)) in to.as_chunks_mut::<LANES>().0.iter_mut().zip(low.into_iter().zip(high)) {
                     let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));

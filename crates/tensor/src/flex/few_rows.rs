@@ -3,8 +3,7 @@
 //! With a handful of rows a product is as fast as its weight comes from memory; the gemm crate's packing for larger
 //! products would read and write it once more.
 
-use rayon::prelude::*;
-
+use super::tiles::in_tiles;
 use super::wide::{LANES, Wide, Work, with_wide};
 
 /// Most rows for which this beats the gemm crate.
@@ -21,33 +20,23 @@ const NEAR: usize = 8192;
 pub(super) fn product(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
     let columns = n.div_ceil(rayon::current_num_threads()).min(NEAR / m);
     let columns = columns.next_multiple_of(LANES);
-    let tasks: Vec<Vec<[f32; LANES]>> = (0..n)
-        .into_par_iter()
-        .step_by(columns)
-        .map(|first| {
-            let columns = columns.min(n - first);
-            let mut sums = vec![[0.0; LANES]; m * columns.div_ceil(LANES)];
-            let sizes = [m, k, n];
-            with_wide(Runs {
-                x,
-                w,
-                sizes,
-                first,
-                columns,
-                sums: &mut sums,
-            });
-            sums
-        })
-        .collect();
-    let mut out = Vec::with_capacity(m * n);
-    for row in 0..m {
-        for sums in &tasks {
-            let left = (row + 1) * n - out.len();
+    in_tiles([m, n], [m, columns], |[_, columns]| {
+        let mut sums = vec![[0.0; LANES]; m * columns.len().div_ceil(LANES)];
+        with_wide(Runs {
+            x,
+            w,
+            sizes: [m, k, n],
+            first: columns.start,
+            columns: columns.len(),
+            sums: &mut sums,
+        });
+        let mut out = Vec::with_capacity(m * columns.len());
+        for row in 0..m {
             let registers = sums.chunks_exact(m).map(|rows| &rows[row]);
-            out.extend(registers.flatten().take(left));
+            out.extend(registers.flatten().take(columns.len()));
         }
-    }
-    out
+        out
+    })
 }
 
 /// Some columns of `x · w`, a register of each row beside those of the other rows: rows one below the other would lie some power
@@ -125,36 +114,16 @@ impl Runs<'_> {
 
 /// `x [m, k] · wᵀ` for `w [n, k]`, both row-major.
 pub(super) fn product_transposed(x: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
-    by_columns([m, n], |columns, out| {
-        let w = &w[columns.start * k..columns.end * k];
+    in_tiles([m, n], [m, COLUMNS], |[_, columns]| {
+        let mut out = vec![0.0; m * columns.len()];
         with_wide(Dots {
             x,
-            w,
+            w: &w[columns.start * k..columns.end * k],
             sizes: [m, k],
-            out,
+            out: &mut out,
         });
+        out
     })
-}
-
-/// Computes the output `[m, n]` in stripes of columns, each by one task into a buffer `[m, columns]`.
-fn by_columns([m, n]: [usize; 2], stripe: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
-    let stripes: Vec<Vec<f32>> = (0..n.div_ceil(COLUMNS))
-        .into_par_iter()
-        .map(|task| {
-            let columns = task * COLUMNS..n.min((task + 1) * COLUMNS);
-            let mut out = vec![0.0; m * columns.len()];
-            stripe(columns, &mut out);
-            out
-        })
-        .collect();
-    let mut out = Vec::with_capacity(m * n);
-    for row in 0..m {
-        for stripe in &stripes {
-            let width = stripe.len() / m;
-            out.extend_from_slice(&stripe[row * width..(row + 1) * width]);
-        }
-    }
-    out
 }
 
 /// Some columns of `x · wᵀ`: dot products with the rows of `w`.

@@ -17,6 +17,7 @@ mod product;
 mod simd;
 mod sparse;
 mod sums;
+mod tiles;
 mod top_k;
 #[cfg(target_arch = "x86_64")]
 mod turned;

@@ -7,10 +7,10 @@
 )]
 
 use burn::backend::flex::FlexTensor;
-use rayon::prelude::*;
 
 use super::forms::{Form, PAIR, Row, WithForm, left_over, with_form};
 use super::panels::{self, Panels};
+use super::tiles::in_tiles;
 use super::unpacked::{ColumnsOf, RowsOf};
 use super::view::{contiguous, dims, float, slice};
 use super::wide::{LANES, Wide, Work, with_wide};
@@ -61,23 +61,17 @@ pub(super) fn product(x: &FlexTensor, w: &Packed, transposed: bool) -> FlexTenso
 
 /// `x [m, d_in] · wᵀ`, the weight read in its own form.
 fn few_rows(x: &[f32], w: &Packed, m: usize) -> Vec<f32> {
-    // Task by task, and row by row within each.
-    let mut parts = vec![0.0; m * w.d_out];
-    parts.par_chunks_mut(m * COLUMNS).enumerate().for_each(|(task, out)| {
-        let first = task * COLUMNS;
-        with_wide(Dots { x, w, m, first, out });
-    });
-    if m == 1 {
-        return parts;
-    }
-    let mut out = Vec::with_capacity(parts.len());
-    for row in 0..m {
-        for part in parts.chunks(m * COLUMNS) {
-            let columns = part.len() / m;
-            out.extend_from_slice(&part[row * columns..][..columns]);
-        }
-    }
-    out
+    in_tiles([m, w.d_out], [m, COLUMNS], |[_, columns]| {
+        let mut out = vec![0.0; m * columns.len()];
+        with_wide(Dots {
+            x,
+            w,
+            m,
+            first: columns.start,
+            out: &mut out,
+        });
+        out
+    })
 }
 
 /// Some columns of `x · wᵀ`.

@@ -8,11 +8,12 @@
     reason = "row r and register c index several arrays at once, which the compiler keeps in registers"
 )]
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::view::in_blocks;
+use super::tiles::in_tiles;
 use super::wide::{LANES, Wide, Work, with_wide};
 use crate::packed::PANEL;
 
@@ -31,9 +32,6 @@ const FEW_ROWS: usize = 32;
 
 /// Lines of a panel ahead that memory is asked for them: by itself the processor follows too late.
 const AHEAD: usize = 48;
-
-/// Bytes of the turned weight that exist at a time, if each thread has a panel: they stay in a near cache.
-const GROUP: usize = 1 << 19;
 
 /// A panel's lane: the weights of one input, or of several, in f32 bits or fewer.
 pub(super) trait Lane: Copy + Sync {
@@ -81,7 +79,7 @@ pub(super) fn product<L: Lane, const P: usize>(
         let sizes = [m, d_in, d_out];
         return match m {
             ..=FEW_ROWS => few_rows(x, w, sizes),
-            _ => with_output([m, d_out], |out| many_rows(x, w, sizes, 0, out)),
+            _ => with_output([m, d_out], |out| many_rows(x, w, sizes, out)),
         };
     }
     // The lines behind the last output are zeros.
@@ -91,25 +89,36 @@ pub(super) fn product<L: Lane, const P: usize>(
     })
 }
 
-/// `x [m, k]` times a weight `[k, n]` that lies in no panels: `panel` makes those of `deep` lines, zeros at first, by their first
-/// column. They exist a group at a time.
+/// `x [m, k]` times a weight `[k, n]` that lies in no panels: `panel` makes those of `deep` lines, by their first column. What is behind
+/// the last column says nothing.
+///
+/// A task makes a panel for itself: one that another core has made would have to come from there (docs/log.md).
 pub(super) fn product_of(
     x: &[f32],
     [m, k, n]: [usize; 3],
     deep: usize,
     panel: impl Fn(usize, &mut [[f32; PANEL]]) + Sync,
 ) -> Vec<f32> {
-    let in_group = (GROUP / (4 * deep * PANEL)).max(rayon::current_num_threads()) * PANEL;
-    with_output([m, n], |out| {
-        for first in (0..n).step_by(in_group) {
-            let panels = in_group.min(n - first).div_ceil(PANEL);
-            let [lines] = in_blocks(panels * deep, deep, |i, [to]| panel(first + i * PANEL, to));
-            let panels = Panels {
-                lines: lines.as_slice(),
-                deep,
-            };
-            many_rows(x, panels, [m, k, n], first, out);
-        }
+    thread_local! {
+        /// The panel of this thread, which stays in a near cache.
+        static LINES: RefCell<Vec<[f32; PANEL]>> = const { RefCell::new(Vec::new()) };
+    }
+    let panels = n.div_ceil(PANEL);
+    // Where there are fewer panels than threads, several of these make the same one.
+    let rows = m
+        .div_ceil(rayon::current_num_threads().div_ceil(panels))
+        .next_multiple_of(SUMS * LANES / PANEL);
+    in_tiles([m, n], [rows, PANEL], |[rows, columns]| {
+        LINES.with_borrow_mut(|lines| {
+            lines.resize(lines.len().max(deep), [0.0; PANEL]);
+            let lines = &mut lines[..deep];
+            panel(columns.start, lines);
+            with_output([rows.len(), columns.len()], |out| {
+                let (x, sizes) = (&x[rows.start * k..rows.end * k], [k, columns.len()]);
+                let panels = Panels { lines, deep };
+                with_wide(Rows { x, panels, sizes, out });
+            })
+        })
     })
 }
 
@@ -125,43 +134,19 @@ fn with_output([m, n]: [usize; 2], fill: impl FnOnce(&mut [MaybeUninit<f32>])) -
 
 fn few_rows<L: Lane, const P: usize>(x: &[f32], w: Panels<'_, L, P>, [m, k, n]: [usize; 3]) -> Vec<f32> {
     let each = n.div_ceil(P).div_ceil(4 * rayon::current_num_threads());
-    let parts: Vec<Vec<f32>> = w
-        .lines
-        .par_chunks(each * w.deep)
-        .enumerate()
-        .map(|(i, lines)| {
-            let n = (lines.len() / w.deep * P).min(n - i * each * P);
-            let (panels, sizes) = (Panels { lines, ..w }, [k, n]);
-            with_output([m, n], |out| {
-                with_wide(Rows {
-                    x,
-                    panels,
-                    sizes,
-                    first: 0,
-                    out,
-                });
-            })
+    in_tiles([m, n], [m, each * P], |[_, columns]| {
+        let lines = &w.lines[columns.start / P * w.deep..columns.end.div_ceil(P) * w.deep];
+        let (panels, sizes) = (Panels { lines, ..w }, [k, columns.len()]);
+        with_output([m, columns.len()], |out| {
+            with_wide(Rows { x, panels, sizes, out });
         })
-        .collect();
-    if m == 1 {
-        return parts.concat();
-    }
-    let mut out = Vec::with_capacity(m * n);
-    for row in 0..m {
-        for part in &parts {
-            let columns = part.len() / m;
-            out.extend_from_slice(&part[row * columns..][..columns]);
-        }
-    }
-    out
+    })
 }
 
-/// Columns `first..` of the output, as many as there are in the panels.
 fn many_rows<L: Lane, const P: usize>(
     x: &[f32],
     panels: Panels<'_, L, P>,
     [m, k, n]: [usize; 3],
-    first: usize,
     out: &mut [MaybeUninit<f32>],
 ) {
     let rows = m
@@ -170,15 +155,7 @@ fn many_rows<L: Lane, const P: usize>(
     let sizes = [k, n];
     out.par_chunks_mut(rows * n)
         .zip(x.par_chunks(rows * k))
-        .for_each(|(out, x)| {
-            with_wide(Rows {
-                x,
-                panels,
-                sizes,
-                first,
-                out,
-            })
-        });
+        .for_each(|(out, x)| with_wide(Rows { x, panels, sizes, out }));
 }
 
 /// The panel of columns `first..` of `w`, out of the panels of its rows; zeros where there are none.
@@ -194,17 +171,18 @@ impl<L: Lane, const P: usize> Work for Turn<'_, L, P> {
     fn run<W: Wide>(self, wide: W) {
         let Self { w, d_in, first, to } = self;
         let columns = PANEL.min(d_in - first);
+        let mut square = [[0.0; LANES]; LANES];
         for (panel, to) in w.lines.chunks_exact(w.deep).zip(to.chunks_exact_mut(P)) {
             for block in 0..columns.div_ceil(LANES) {
                 let columns = first + block * LANES..d_in.min(first + (block + 1) * LANES);
                 for (part, to) in to.chunks_exact_mut(LANES).enumerate() {
-                    let mut square = [[0.0; LANES]; LANES];
                     for (to, column) in square.iter_mut().zip(columns.clone()) {
                         let lanes = &panel[column / L::INPUTS].as_chunks().0[part];
                         *to = wide.store(L::weights(wide, lanes, column % L::INPUTS));
                     }
-                    for (to, row) in to.iter_mut().zip(wide.turned(square)) {
-                        to.as_chunks_mut().0[block] = row;
+                    wide.turn(&mut square);
+                    for (to, row) in to.iter_mut().zip(&square) {
+                        to.as_chunks_mut().0[block] = *row;
                     }
                 }
             }
@@ -212,13 +190,12 @@ impl<L: Lane, const P: usize> Work for Turn<'_, L, P> {
     }
 }
 
-/// Some rows of `x` times some panels: columns `first..` of `out [row, n]`.
+/// Some rows of `x` times some panels: all columns of `out [row, n]`.
 struct Rows<'a, L, const P: usize> {
     x: &'a [f32],
     panels: Panels<'a, L, P>,
     /// `[k, n]`
     sizes: [usize; 2],
-    first: usize,
     out: &'a mut [MaybeUninit<f32>],
 }
 
@@ -229,7 +206,6 @@ impl<L: Lane, const P: usize> Work for Rows<'_, L, P> {
             x,
             panels,
             sizes: [k, n],
-            first,
             out,
         } = self;
         let rows = out.len() / n;
@@ -244,7 +220,7 @@ impl<L: Lane, const P: usize> Work for Rows<'_, L, P> {
         // Tiles of much the same size: a small one keeps no more than one sum waiting.
         let together = rows.div_ceil(rows.div_ceil(most));
         for (i, panel) in panels.lines.chunks_exact(panels.deep).enumerate() {
-            let first = first + i * P;
+            let first = i * P;
             for (x, out) in x.chunks(together * k).zip(out.chunks_mut(together * n)) {
                 for register in (0..P.min(n - first).div_ceil(LANES)).step_by(across) {
                     let from = first + register * LANES;

@@ -11,9 +11,9 @@ use super::wide::LANES;
 
 /// By AVX2: quarters of the square, turned, change places.
 #[inline(always)]
-pub(super) fn by_quarters(wide: pulp::x86::V3, rows: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
+pub(super) fn turn_by_quarters(wide: pulp::x86::V3, square: &mut [[f32; LANES]; LANES]) {
     let mut columns = [[0.0; LANES]; LANES];
-    for (i, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
+    for (i, rows) in square.as_chunks::<8>().0.iter().enumerate() {
         for (j, columns) in columns.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let mut quarter = [[0.0; 8]; 8];
             for (to, row) in quarter.iter_mut().zip(rows) {
@@ -24,7 +24,7 @@ pub(super) fn by_quarters(wide: pulp::x86::V3, rows: [[f32; LANES]; LANES]) -> [
             }
         }
     }
-    columns
+    *square = columns;
 }
 
 #[inline(always)]
@@ -63,8 +63,8 @@ fn four(wide: pulp::x86::V3, [a, b, c, d]: [[f32; 8]; 4]) -> [__m256d; 4] {
 /// By AVX-512.
 #[cfg(feature = "x86-v4")]
 #[target_feature(enable = "avx512f")]
-pub(super) fn turned(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
-    let r: [__m512i; LANES] = bytemuck::cast(rows);
+pub(super) fn turn(square: &mut [[u32; LANES]; LANES]) {
+    let r: [__m512i; LANES] = bytemuck::cast(*square);
     let (mut a, mut b) = (r, r);
     for i in (0..LANES).step_by(2) {
         a[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
@@ -78,13 +78,14 @@ pub(super) fn turned(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
     }
     // Quarter q of b[4 i + j] is now column 4 q + j of rows 4 i to 4 i + 3.
     for j in 0..4 {
-        let (low, high) = ([b[j], b[8 + j]], [b[4 + j], b[12 + j]]);
-        let first = [0, 1].map(|i| _mm512_shuffle_i32x4::<0x44>(low[i], high[i]));
-        let last = [0, 1].map(|i| _mm512_shuffle_i32x4::<0xEE>(low[i], high[i]));
-        a[j] = _mm512_shuffle_i32x4::<0x88>(first[0], first[1]);
-        a[4 + j] = _mm512_shuffle_i32x4::<0xDD>(first[0], first[1]);
-        a[8 + j] = _mm512_shuffle_i32x4::<0x88>(last[0], last[1]);
-        a[12 + j] = _mm512_shuffle_i32x4::<0xDD>(last[0], last[1]);
+        let first = _mm512_shuffle_i32x4::<0x44>(b[j], b[4 + j]);
+        let second = _mm512_shuffle_i32x4::<0x44>(b[8 + j], b[12 + j]);
+        let third = _mm512_shuffle_i32x4::<0xEE>(b[j], b[4 + j]);
+        let last = _mm512_shuffle_i32x4::<0xEE>(b[8 + j], b[12 + j]);
+        a[j] = _mm512_shuffle_i32x4::<0x88>(first, second);
+        a[4 + j] = _mm512_shuffle_i32x4::<0xDD>(first, second);
+        a[8 + j] = _mm512_shuffle_i32x4::<0x88>(third, last);
+        a[12 + j] = _mm512_shuffle_i32x4::<0xDD>(third, last);
     }
-    bytemuck::cast(a)
+    *square = bytemuck::cast(a);
 }

@@ -44,18 +44,19 @@ impl<W: Wide> WithForm for (W, RowsOf<'_>) {
     fn run(self, form: impl Form) {
         let (wide, RowsOf { w, first, to }) = self;
         let (d, rows) = (w.d_in, PANEL.min(w.d_out - first));
+        let mut squares = [[[0.0; LANES]; LANES]; 2];
         for block in (0..rows).step_by(LANES) {
             let here = LANES.min(rows - block);
             for p in 0..d / PAIR {
-                let mut squares = [[[0.0; LANES]; LANES]; 2];
                 for r in 0..here {
                     let [low, high] = form.row(first + block + r, d).pair(wide, p);
                     squares[0][r] = wide.store(low);
                     squares[1][r] = wide.store(high);
                 }
-                for (i, square) in squares.into_iter().enumerate() {
-                    for (to, turned) in to[p * PAIR + i * LANES..].iter_mut().zip(wide.turned(square)) {
-                        to[block..][..LANES].copy_from_slice(&turned);
+                for (i, square) in squares.iter_mut().enumerate() {
+                    wide.turn(square);
+                    for (to, turned) in to[p * PAIR + i * LANES..].iter_mut().zip(square) {
+                        to[block..][..LANES].copy_from_slice(turned);
                     }
                 }
             }

@@ -30,10 +30,11 @@ pub(super) trait Wide: Copy {
     fn bytes(self, quants: &[i8; LANES]) -> Self::F;
     /// `scale · quant + min` of the low nibbles, and of the high ones.
     fn nibbles(self, quants: &[u8; LANES], scale: f32, min: f32) -> [Self::F; 2];
-    /// A square, its rows as columns.
+    /// Turns a square: its rows are its columns then. In its own place: copies of a square cost as much as turning it.
     #[inline(always)]
-    fn turned(self, rows: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
-        std::array::from_fn(|column| rows.map(|row| row[column]))
+    fn turn(self, square: &mut [[f32; LANES]; LANES]) {
+        let rows = *square;
+        *square = std::array::from_fn(|column| rows.map(|row| row[column]));
     }
     /// The sum of the sixteen.
     #[inline(always)]
@@ -157,9 +158,9 @@ impl Wide for pulp::x86::V4 {
     }
     #[inline(always)]
     #[allow(unsafe_code)]
-    fn turned(self, rows: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
+    fn turn(self, square: &mut [[f32; LANES]; LANES]) {
         // SAFETY: the set itself shows that the machine has it.
-        bytemuck::cast(unsafe { super::turned::turned(bytemuck::cast(rows)) })
+        unsafe { super::turned::turn(bytemuck::cast_mut(square)) };
     }
     #[inline(always)]
     fn sum(self, x: Self::F) -> f32 {
@@ -245,8 +246,8 @@ impl Wide for pulp::x86::V3 {
         ]
     }
     #[inline(always)]
-    fn turned(self, rows: [[f32; LANES]; LANES]) -> [[f32; LANES]; LANES] {
-        super::turned::by_quarters(self, rows)
+    fn turn(self, square: &mut [[f32; LANES]; LANES]) {
+        super::turned::turn_by_quarters(self, square);
     }
     #[inline(always)]
     fn sums(self, x: [Self::F; 4]) -> [f32; 4] {
@@ -326,7 +327,9 @@ mod tests {
             assert!((found - wide.sum(one)).abs() < 1e-5, "{found} is not the sum");
         }
         let square = std::array::from_fn(|row| std::array::from_fn(|column| (row * LANES + column) as f32));
-        for (column, turned) in wide.turned(square).iter().enumerate() {
+        let mut turned = square;
+        wide.turn(&mut turned);
+        for (column, turned) in turned.iter().enumerate() {
             assert_eq!(*turned, square.map(|row| row[column]));
         }
         let sum = wide.sum(x);
