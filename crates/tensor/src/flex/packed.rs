@@ -7,6 +7,7 @@
 )]
 
 use burn::backend::flex::FlexTensor;
+use rayon::prelude::*;
 
 use super::forms::{Form, PAIR, Row, WithForm, left_over, with_form};
 use super::panels::{self, Panels};
@@ -61,6 +62,14 @@ pub(super) fn product(x: &FlexTensor, w: &Packed, transposed: bool) -> FlexTenso
 
 /// `x [m, d_in] · wᵀ`, the weight read in its own form.
 fn few_rows(x: &[f32], w: &Packed, m: usize) -> Vec<f32> {
+    if m == 1 {
+        let mut out = vec![0.0; w.d_out];
+        out.par_chunks_mut(COLUMNS).enumerate().for_each(|(i, out)| {
+            let first = i * COLUMNS;
+            with_wide(Dots { x, w, m, first, out });
+        });
+        return out;
+    }
     in_tiles([m, w.d_out], [m, COLUMNS], |[_, columns]| {
         let mut out = vec![0.0; m * columns.len()];
         with_wide(Dots {
