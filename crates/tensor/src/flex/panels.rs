@@ -143,6 +143,7 @@ fn few_rows<L: Lane, const P: usize>(x: &[f32], w: Panels<'_, L, P>, [m, k, n]: 
     })
 }
 
+/// Some rows to a task, each of which reads all of the panels.
 fn many_rows<L: Lane, const P: usize>(
     x: &[f32],
     panels: Panels<'_, L, P>,
@@ -158,7 +159,7 @@ fn many_rows<L: Lane, const P: usize>(
         .for_each(|(out, x)| with_wide(Rows { x, panels, sizes, out }));
 }
 
-/// The panel of columns `first..` of `w`, out of the panels of its rows; zeros where there are none.
+/// The panel of columns `first..` of `w`, out of the panels of its rows.
 struct Turn<'a, L, const P: usize> {
     w: Panels<'a, L, P>,
     d_in: usize,
