@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use clap::Parser;
 use realign::model::known;
@@ -102,7 +102,10 @@ fn compare(args: &Args) -> Result<(), Box<dyn Error>> {
     // Growth is ours alone.
     let python = match (&args.python, args.growth || baselines.is_empty()) {
         (_, true) => None,
-        (Some(python), _) => Some(python.clone()),
+        (Some(python), _) => {
+            check_python(python, &baselines)?;
+            Some(python.clone())
+        }
         (None, _) => Some(set_up_python(&baselines)?),
     };
     let sides = Sides {
@@ -269,6 +272,24 @@ fn one(
         outcome.add(name, of, seconds);
     }
     Ok(outcome)
+}
+
+/// Whether somebody's own Python has what will be needed: said before minutes are spent on measuring.
+fn check_python(python: &Path, baselines: &[&str]) -> Result<(), Box<dyn Error>> {
+    for (baseline, module, package) in [("torch", "torch", "torch"), ("llama", "llama_cpp", "llama-cpp-python")] {
+        if baselines.contains(&baseline) {
+            let found = Command::new(python)
+                .args(["-c", &format!("import {module}")])
+                .stderr(Stdio::null())
+                .status()
+                .map_err(|e| format!("--python {}: {e}", python.display()))?;
+            if !found.success() {
+                let python = python.display();
+                return Err(format!("--python {python}: no {package}, which --baseline {baseline} needs").into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A virtual environment with the baseline's packages; made on first use, which takes minutes and gigabytes.
