@@ -1,4 +1,4 @@
-//! Values and all gradients equal those of the reference bodies, whatever the shape and however each operand lies.
+//! Values and all gradients equal those of the reference bodies, whatever the shape from one row on and however each operand lies.
 
 use burn::tensor::Tensor;
 use proptest::prelude::*;
