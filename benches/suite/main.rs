@@ -16,6 +16,7 @@ use std::error::Error;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use clap::Parser;
 use realign::model::known;
@@ -31,6 +32,9 @@ const LAYER: usize = 15;
 const TEXTS: usize = 4;
 /// Tokens of a text.
 const TOKENS: usize = 128;
+/// Seconds of a side's own time in a job after which it is not repeated again: torch's bf16 takes minutes for a step where the
+/// processor has no instructions for it.
+const ENOUGH: f64 = 60.0;
 /// Processors that others may keep busy.
 const MOST_BUSY: f64 = 0.25;
 
@@ -53,7 +57,7 @@ struct Args {
     /// Instead, how time and memory grow with sizes; prints tables
     #[arg(long)]
     growth: bool,
-    /// Repetitions of each job on each side
+    /// Repetitions of each job on each side, fewer of what takes longer than a minute
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// The Python of the baseline; without it one is set up in target/bench-venv
@@ -240,6 +244,7 @@ fn one(
         return Ok(outcome);
     }
     let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); entries.len()];
+    let mut spent = vec![0.0; entries.len()];
     let mut prepared = vec![""; entries.len()];
     let mut agreed: Option<Vec<f64>> = None;
     for run in 0..=args.runs {
@@ -247,6 +252,9 @@ fn one(
             // A B, then B A.
             let i = if run % 2 == 0 { i } else { entries.len() - 1 - i };
             let (name, of) = &entries[i];
+            if spent[i] > ENOUGH && !seconds[i].is_empty() {
+                continue;
+            }
             if !running.contains_key(name) {
                 running.insert(name.clone(), sides.start(name, true)?);
             }
@@ -260,12 +268,18 @@ fn one(
                     None => agreed = Some(check),
                 }
             }
+            let started = Instant::now();
             let took = opponent.run(job.steps)?;
-            // The first round warms caches and is not counted.
-            if run > 0 {
+            spent[i] += started.elapsed().as_secs_f64();
+            let enough = spent[i] > ENOUGH;
+            // The first round warms caches and is not counted, unless it was long enough for that not to matter.
+            if run > 0 || enough {
                 seconds[i].push(took);
             }
-            eprintln!("  {name} {of}: {took:.4}");
+            eprintln!(
+                "  {name} {of}: {took:.4}{}",
+                if enough { ", and no more of it" } else { "" }
+            );
         }
     }
     for ((name, of), seconds) in entries.iter().zip(seconds) {
