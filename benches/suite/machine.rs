@@ -64,6 +64,11 @@ impl Machine {
         }
     }
 
+    /// Whether it multiplies bf16 faster than f32, that is, has instructions for it.
+    pub fn has_bf16(&self) -> bool {
+        self.bf16_gflops > self.gflops
+    }
+
     /// The least seconds for this much arithmetic and this much of memory to read.
     pub fn floor(&self, bf16: bool, flops: f64, bytes: f64) -> f64 {
         let gflops = if bf16 { self.bf16_gflops } else { self.gflops };

@@ -228,7 +228,9 @@ fn one(
     let theirs = job
         .theirs
         .iter()
-        .filter(|(name, _)| baselines.iter().any(|b| name.starts_with(b)));
+        .filter(|(name, _)| baselines.iter().any(|b| name.starts_with(b)))
+        // Where the processor has no instructions for it, torch's bf16 is no setting of it that could be the best.
+        .filter(|(name, _)| job.is_bf16() || machine.has_bf16() || !name.ends_with("bf16"));
     let entries: Vec<(String, &str)> = ours
         .chain(theirs.map(|(name, job)| ((*name).to_owned(), *job)))
         .collect();
@@ -278,7 +280,11 @@ fn one(
             }
             eprintln!(
                 "  {name} {of}: {took:.4}{}",
-                if enough { ", and no more of it" } else { "" }
+                if enough && run < args.runs {
+                    ", and no more of it"
+                } else {
+                    ""
+                }
             );
         }
     }
