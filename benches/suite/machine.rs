@@ -64,11 +64,6 @@ impl Machine {
         }
     }
 
-    /// Whether it multiplies bf16 faster than f32, that is, has instructions for it.
-    pub fn has_bf16(&self) -> bool {
-        self.bf16_gflops > self.gflops
-    }
-
     /// The least seconds for this much arithmetic and this much of memory to read.
     pub fn floor(&self, bf16: bool, flops: f64, bytes: f64) -> f64 {
         let gflops = if bf16 { self.bf16_gflops } else { self.gflops };
@@ -91,6 +86,14 @@ fn cpu() -> String {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.to_owned())
+}
+
+/// Whether the processor has instructions for bf16, as far as is known: speeds would not tell where others share the machine.
+pub fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
 }
 
 /// Processors that something kept busy while this process slept for a second; nothing where the system does not say. The system's

@@ -32,8 +32,7 @@ const LAYER: usize = 15;
 const TEXTS: usize = 4;
 /// Tokens of a text.
 const TOKENS: usize = 128;
-/// Seconds of a side's own time in a job after which it is not repeated again: torch's bf16 takes minutes for a step where the
-/// processor has no instructions for it.
+/// Seconds that a side may spend on a job before it is repeated once more: some take minutes for one repetition.
 const ENOUGH: f64 = 60.0;
 /// Processors that others may keep busy.
 const MOST_BUSY: f64 = 0.25;
@@ -57,7 +56,7 @@ struct Args {
     /// Instead, how time and memory grow with sizes; prints tables
     #[arg(long)]
     growth: bool,
-    /// Repetitions of each job on each side, fewer of what takes longer than a minute
+    /// Repetitions of each job on each side; fewer where they take more than a minute in all
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// The Python of the baseline; without it one is set up in target/bench-venv
@@ -229,8 +228,8 @@ fn one(
         .theirs
         .iter()
         .filter(|(name, _)| baselines.iter().any(|b| name.starts_with(b)))
-        // Where the processor has no instructions for it, torch's bf16 is no setting of it that could be the best.
-        .filter(|(name, _)| job.is_bf16() || machine.has_bf16() || !name.ends_with("bf16"));
+        // Without instructions for it torch's bf16 takes minutes, and is not the setting that could be its best.
+        .filter(|(name, _)| job.is_bf16() || machine::has_bf16() || !name.ends_with("bf16"));
     let entries: Vec<(String, &str)> = ours
         .chain(theirs.map(|(name, job)| ((*name).to_owned(), *job)))
         .collect();
@@ -278,14 +277,8 @@ fn one(
             if run > 0 || enough {
                 seconds[i].push(took);
             }
-            eprintln!(
-                "  {name} {of}: {took:.4}{}",
-                if enough && run < args.runs {
-                    ", and no more of it"
-                } else {
-                    ""
-                }
-            );
+            let last = if enough && run < args.runs { ", its last" } else { "" };
+            eprintln!("  {name} {of}: {took:.4}{last}");
         }
     }
     for ((name, of), seconds) in entries.iter().zip(seconds) {
