@@ -134,12 +134,12 @@ impl Published {
     }
 
     /// GiB in f32: all weights; a rank-32 adapter with its gradient and two moments; what a step of 512 tokens keeps (inputs of
-    /// the linear maps of each block, and 256 rows of logits with their gradient).
+    /// the linear maps of each block, and the logits of 128 tokens on each of two threads).
     fn memory(&self) -> [f64; 2] {
         let (d, mlp) = (self.d_model, self.d_mlp);
         let weights = self.blocks() + self.tables * self.vocab * d;
         let adapter = self.layers * 32.0 * (4.0 * d + 2.0 * (d + self.d_kv) + 3.0 * (d + mlp));
-        let kept = 512.0 * self.layers * (6.0 * d + 3.0 * self.d_kv + 3.0 * mlp) + 2.0 * 256.0 * self.vocab;
+        let kept = 512.0 * self.layers * (6.0 * d + 3.0 * self.d_kv + 3.0 * mlp) + 2.0 * 128.0 * self.vocab;
         let gib = |numbers: f64| 4.0 * numbers / f64::from(1 << 30);
         [gib(weights), gib(weights + 4.0 * adapter + kept)]
     }

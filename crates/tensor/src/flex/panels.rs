@@ -23,8 +23,8 @@ const WIDE: usize = 3;
 /// Most sums of a tile: they stay in registers.
 const SUMS: usize = 24;
 
-/// Most sums where there are half as many registers, and they are half as wide: one register across for six rows reads a third of
-/// the panel that three across for two rows would.
+/// Most sums where there are half as many registers, and they are half as wide. More than two rows then read strips of one register
+/// across, six rows at a time: a third of what three registers across would have to read for two rows.
 const FEWER_SUMS: usize = 6;
 
 /// Most rows for which threads share the columns and not the rows.
@@ -34,7 +34,7 @@ const FEW_ROWS: usize = 32;
 const AHEAD: usize = 48;
 
 /// A panel's lane: the weights of one input, or of several, in f32 bits or fewer.
-pub(super) trait Lane: Copy + Sync {
+pub(super) trait Lane: bytemuck::NoUninit + Sync {
     const INPUTS: usize;
     /// The weights of input `i` of those in the lanes.
     fn weights<W: Wide>(wide: W, lanes: &[Self; LANES], i: usize) -> W::F;
@@ -210,36 +210,54 @@ impl<L: Lane, const P: usize> Work for Rows<'_, L, P> {
             out,
         } = self;
         let rows = out.len() / n;
-        // The whole panel at once, where that leaves room for rows enough.
-        let whole = W::REGISTERS >= 32 || rows * P / LANES <= FEWER_SUMS;
-        let most = if W::REGISTERS >= 32 {
-            SUMS * LANES / P
-        } else {
-            FEWER_SUMS
-        };
-        let across = if whole { P / LANES } else { 1 };
+        let enough = W::REGISTERS >= 32;
+        let most = if enough { SUMS * LANES / P } else { FEWER_SUMS };
         // Tiles of much the same size: a small one keeps no more than one sum waiting.
         let together = rows.div_ceil(rows.div_ceil(most));
+        let words: &[u32] = bytemuck::cast_slice(panels.lines.as_flattened());
+        // Not in a closure: that would be compiled without the instruction set.
+        let mut strips = STRIPS.take();
         for (i, panel) in panels.lines.chunks_exact(panels.deep).enumerate() {
             let first = i * P;
-            for (x, out) in x.chunks(together * k).zip(out.chunks_mut(together * n)) {
-                for register in (0..P.min(n - first).div_ceil(LANES)).step_by(across) {
-                    let from = first + register * LANES;
-                    let range = from..n.min(from + across * LANES);
-                    let (panel, to) = (
-                        Part { panel, register },
-                        Columns {
-                            out: &mut *out,
-                            n,
-                            range,
-                        },
-                    );
-                    match whole {
-                        true => rows_of::<W, L, P, WIDE>(wide, x, k, panel, to),
-                        false => rows_of::<W, L, P, 1>(wide, x, k, panel, to),
-                    }
+            if enough || rows * P / LANES <= FEWER_SUMS {
+                let soon = &words[words.len().min((i * panels.deep + AHEAD) * P)..];
+                for (x, out) in x.chunks(together * k).zip(out.chunks_mut(together * n)) {
+                    let range = first..n.min(first + P);
+                    rows_of::<W, L, P, WIDE>(wide, x, k, panel, soon, Columns { out, n, range });
+                }
+                continue;
+            }
+            unpack(wide, panel, k, &mut strips);
+            let next = &words[(i + 1) * panels.deep * P..];
+            for (strip, from) in (first..n.min(first + P)).step_by(LANES).enumerate() {
+                let lines = &strips[strip * k..][..k];
+                // The next panel comes from memory while the first tile is computed.
+                let mut soon = next.get(strip * k * LANES..).filter(|words| !words.is_empty());
+                for (x, out) in x.chunks(together * k).zip(out.chunks_mut(together * n)) {
+                    let soon = soon.take().unwrap_or(bytemuck::cast_slice(lines.as_flattened()));
+                    let range = from..n.min(from + LANES);
+                    rows_of::<W, f32, LANES, 1>(wide, x, k, lines, soon, Columns { out, n, range });
                 }
             }
+        }
+        STRIPS.set(strips);
+    }
+}
+
+thread_local! {
+    /// A panel's registers apart, which stay in a near cache.
+    static STRIPS: RefCell<Vec<[f32; LANES]>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The `k` inputs of a panel for each of its registers, one register after the other: read by many rows, a strip stays in the nearest
+/// cache, which of a whole panel's lines would hold a third.
+#[inline(always)]
+fn unpack<W: Wide, L: Lane, const P: usize>(wide: W, panel: &[[L; P]], k: usize, strips: &mut Vec<[f32; LANES]>) {
+    strips.resize(P / LANES * k, [0.0; LANES]);
+    for at in 0..k {
+        let lanes = panel[at / L::INPUTS].as_chunks::<LANES>().0;
+        for (strip, lanes) in lanes.iter().enumerate() {
+            strips[strip * k + at] = wide.store(L::weights(wide, lanes, at % L::INPUTS));
         }
     }
 }
@@ -250,29 +268,24 @@ fn rows_of<W: Wide, L: Lane, const P: usize, const C: usize>(
     wide: W,
     x: &[f32],
     k: usize,
-    panel: Part<'_, L, P>,
+    panel: &[[L; P]],
+    soon: &[u32],
     to: Columns<'_>,
 ) {
     match x.len() / k {
-        1 => tile::<W, L, P, 1, C>(wide, x, panel, to),
-        2 => tile::<W, L, P, 2, C>(wide, x, panel, to),
-        3 => tile::<W, L, P, 3, C>(wide, x, panel, to),
-        4 => tile::<W, L, P, 4, C>(wide, x, panel, to),
-        5 => tile::<W, L, P, 5, C>(wide, x, panel, to),
-        6 => tile::<W, L, P, 6, C>(wide, x, panel, to),
-        7 => tile::<W, L, P, 7, C>(wide, x, panel, to),
-        8 => tile::<W, L, P, 8, C>(wide, x, panel, to),
-        9 => tile::<W, L, P, 9, C>(wide, x, panel, to),
-        10 => tile::<W, L, P, 10, C>(wide, x, panel, to),
-        11 => tile::<W, L, P, 11, C>(wide, x, panel, to),
-        _ => tile::<W, L, P, 12, C>(wide, x, panel, to),
+        1 => tile::<W, L, P, 1, C>(wide, x, panel, soon, to),
+        2 => tile::<W, L, P, 2, C>(wide, x, panel, soon, to),
+        3 => tile::<W, L, P, 3, C>(wide, x, panel, soon, to),
+        4 => tile::<W, L, P, 4, C>(wide, x, panel, soon, to),
+        5 => tile::<W, L, P, 5, C>(wide, x, panel, soon, to),
+        6 => tile::<W, L, P, 6, C>(wide, x, panel, soon, to),
+        7 => tile::<W, L, P, 7, C>(wide, x, panel, soon, to),
+        8 => tile::<W, L, P, 8, C>(wide, x, panel, soon, to),
+        9 => tile::<W, L, P, 9, C>(wide, x, panel, soon, to),
+        10 => tile::<W, L, P, 10, C>(wide, x, panel, soon, to),
+        11 => tile::<W, L, P, 11, C>(wide, x, panel, soon, to),
+        _ => tile::<W, L, P, 12, C>(wide, x, panel, soon, to),
     }
-}
-
-/// A panel from one of its registers on.
-struct Part<'a, L, const P: usize> {
-    panel: &'a [[L; P]],
-    register: usize,
 }
 
 /// Some columns of `out [row, n]`.
@@ -282,17 +295,16 @@ struct Columns<'a> {
     range: std::ops::Range<usize>,
 }
 
-/// `R` rows times `C` registers across a panel, or as many as it has: summed in registers.
+/// `R` rows times `C` registers across a panel, or as many as it has: summed in registers. Memory is asked for as many lines of `soon`.
 #[inline(always)]
 fn tile<W: Wide, L: Lane, const P: usize, const R: usize, const C: usize>(
     wide: W,
     x: &[f32],
-    Part { panel, register }: Part<'_, L, P>,
+    panel: &[[L; P]],
+    soon: &[u32],
     to: Columns<'_>,
 ) {
     let (k, across) = (x.len() / R, C.min(P / LANES));
-    // Once here, and not for each line.
-    assert!(register + across <= P / LANES);
     let mut rows = [&x[..0]; R];
     for r in 0..R {
         rows[r] = &x[r * k..][..k];
@@ -301,14 +313,14 @@ fn tile<W: Wide, L: Lane, const P: usize, const R: usize, const C: usize>(
     let (whole, left) = (k / L::INPUTS, k % L::INPUTS);
     for (at, line) in panel[..whole].iter().enumerate() {
         for c in 0..across {
-            wide.prefetch(panel.as_flattened(), (at + AHEAD) * P + (register + c) * LANES);
+            wide.prefetch(soon, at * P + c * LANES);
         }
         for i in 0..L::INPUTS {
-            add::<W, L, P, R, C>(wide, rows, at * L::INPUTS + i, line, register, i, &mut sums);
+            add::<W, L, P, R, C>(wide, rows, at * L::INPUTS + i, line, i, &mut sums);
         }
     }
     for i in 0..left {
-        add::<W, L, P, R, C>(wide, rows, whole * L::INPUTS + i, &panel[whole], register, i, &mut sums);
+        add::<W, L, P, R, C>(wide, rows, whole * L::INPUTS + i, &panel[whole], i, &mut sums);
     }
     for r in 0..R {
         let mut row = [[0.0; LANES]; C];
@@ -327,12 +339,11 @@ fn add<W: Wide, L: Lane, const P: usize, const R: usize, const C: usize>(
     rows: [&[f32]; R],
     at: usize,
     line: &[L; P],
-    register: usize,
     i: usize,
     sums: &mut [[W::F; C]; R],
 ) {
     let across = C.min(P / LANES);
-    let lanes = &line.as_chunks::<LANES>().0[register..][..across];
+    let lanes = &line.as_chunks::<LANES>().0[..across];
     let mut weights = [wide.splat(0.0); C];
     for c in 0..across {
         weights[c] = L::weights(wide, &lanes[c], i);
