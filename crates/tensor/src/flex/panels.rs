@@ -363,6 +363,17 @@ mod tests {
     use super::*;
     use crate::packed::{Numbers, Packed, pairs};
 
+    /// All rows by an instruction set that need not be this machine's widest.
+    fn rows_by<W: Wide, L: Lane, const P: usize>(
+        wide: W,
+        x: &[f32],
+        panels: Panels<'_, L, P>,
+        [m, k, n]: [usize; 3],
+    ) -> Vec<f32> {
+        let sizes = [k, n];
+        with_output([m, n], |out| Rows { x, panels, sizes, out }.run(wide))
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -386,6 +397,15 @@ mod tests {
                     Numbers::Bf16(lines) => product(&x, Panels { lines, deep: pairs(d_in) }, sizes, transposed),
                     _ => panic!("panels"),
                 };
+                #[cfg(target_arch = "x86_64")]
+                if let (Some(wide), false) = (pulp::x86::V3::try_new(), transposed) {
+                    let by_strips = match &packed.numbers {
+                        Numbers::F32(lines) => rows_by(wide, &x, Panels { lines, deep: d_in }, [m, k, n]),
+                        Numbers::Bf16(lines) => rows_by(wide, &x, Panels { lines, deep: pairs(d_in) }, [m, k, n]),
+                        _ => panic!("panels"),
+                    };
+                    prop_assert_eq!(&by_strips, &found);
+                }
                 for row in 0..m {
                     for column in 0..n {
                         let weight = |i: usize| w[if transposed { i * d_in + column } else { column * d_in + i }];
