@@ -23,8 +23,8 @@ const WIDE: usize = 3;
 /// Most sums of a tile: they stay in registers.
 const SUMS: usize = 24;
 
-/// Most sums where there are half as many registers, and they are half as wide. More than two rows then read strips of one register
-/// across, six rows at a time: a third of what three registers across would have to read for two rows.
+/// Most sums where there are half as many registers, and they are half as wide. More rows than a whole panel leaves registers for
+/// read strips of one register across, six rows at a time: a third of what three registers across would have to read for two rows.
 const FEWER_SUMS: usize = 6;
 
 /// Most rows for which threads share the columns and not the rows.
@@ -203,45 +203,65 @@ struct Rows<'a, L, const P: usize> {
 impl<L: Lane, const P: usize> Work for Rows<'_, L, P> {
     #[inline(always)]
     fn run<W: Wide>(self, wide: W) {
-        let Self {
-            x,
-            panels,
-            sizes: [k, n],
-            out,
-        } = self;
-        let rows = out.len() / n;
-        let enough = W::REGISTERS >= 32;
-        let most = if enough { SUMS * LANES / P } else { FEWER_SUMS };
-        // Tiles of much the same size: a small one keeps no more than one sum waiting.
-        let together = rows.div_ceil(rows.div_ceil(most));
-        let words: &[u32] = bytemuck::cast_slice(panels.lines.as_flattened());
+        let rows = self.out.len() / self.sizes[1];
+        if W::REGISTERS >= 32 || rows * P / LANES <= FEWER_SUMS {
+            self.by_panels(wide, rows);
+        } else {
+            self.by_strips(wide, rows);
+        }
+    }
+}
+
+impl<L: Lane, const P: usize> Rows<'_, L, P> {
+    /// A whole panel at once.
+    #[inline(always)]
+    fn by_panels<W: Wide>(self, wide: W, rows: usize) {
+        let (x, [k, n], out, deep) = (self.x, self.sizes, self.out, self.panels.deep);
+        let most = if W::REGISTERS >= 32 {
+            SUMS * LANES / P
+        } else {
+            FEWER_SUMS
+        };
+        let together = of_a_tile(rows, most);
+        let words: &[u32] = bytemuck::cast_slice(self.panels.lines.as_flattened());
+        for (i, panel) in self.panels.lines.chunks_exact(deep).enumerate() {
+            let soon = &words[words.len().min((i * deep + AHEAD) * P)..];
+            for (x, out) in x.chunks(together * k).zip(out.chunks_mut(together * n)) {
+                let range = i * P..n.min((i + 1) * P);
+                rows_of::<W, L, P, WIDE>(wide, x, k, panel, soon, Columns { out, n, range });
+            }
+        }
+    }
+
+    /// One register of a panel at a time, for all rows.
+    #[inline(always)]
+    fn by_strips<W: Wide>(self, wide: W, rows: usize) {
+        let (x, [k, n], out, deep) = (self.x, self.sizes, self.out, self.panels.deep);
+        let together = of_a_tile(rows, FEWER_SUMS);
+        let words: &[u32] = bytemuck::cast_slice(self.panels.lines.as_flattened());
         // Not in a closure: that would be compiled without the instruction set.
         let mut strips = STRIPS.take();
-        for (i, panel) in panels.lines.chunks_exact(panels.deep).enumerate() {
-            let first = i * P;
-            if enough || rows * P / LANES <= FEWER_SUMS {
-                let soon = &words[words.len().min((i * panels.deep + AHEAD) * P)..];
-                for (x, out) in x.chunks(together * k).zip(out.chunks_mut(together * n)) {
-                    let range = first..n.min(first + P);
-                    rows_of::<W, L, P, WIDE>(wide, x, k, panel, soon, Columns { out, n, range });
-                }
-                continue;
-            }
+        for (i, panel) in self.panels.lines.chunks_exact(deep).enumerate() {
             unpack(wide, panel, k, &mut strips);
-            let next = &words[(i + 1) * panels.deep * P..];
-            for (strip, from) in (first..n.min(first + P)).step_by(LANES).enumerate() {
+            let next = &words[(i + 1) * deep * P..];
+            for (strip, first) in (i * P..n.min((i + 1) * P)).step_by(LANES).enumerate() {
                 let lines = &strips[strip * k..][..k];
                 // The next panel comes from memory while the first tile is computed.
                 let mut soon = next.get(strip * k * LANES..).filter(|words| !words.is_empty());
                 for (x, out) in x.chunks(together * k).zip(out.chunks_mut(together * n)) {
                     let soon = soon.take().unwrap_or(bytemuck::cast_slice(lines.as_flattened()));
-                    let range = from..n.min(from + LANES);
+                    let range = first..n.min(first + LANES);
                     rows_of::<W, f32, LANES, 1>(wide, x, k, lines, soon, Columns { out, n, range });
                 }
             }
         }
         STRIPS.set(strips);
     }
+}
+
+/// Rows of a tile, of which all are of much the same size: a small one keeps no more than one sum waiting.
+fn of_a_tile(rows: usize, most: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(most))
 }
 
 thread_local! {
