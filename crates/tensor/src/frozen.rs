@@ -16,6 +16,7 @@ use crate::{Packed, TensorOps, product, transposed};
 pub struct Frozen(Kind);
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a model has some hundreds, and with wgpu alone is a tensor's handle large")]
 enum Kind {
     Dense(Tensor<2>),
     Packed(Arc<Packed>, Device),

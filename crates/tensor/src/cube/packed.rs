@@ -146,8 +146,8 @@ fn weight(words: &Tensor<i32>, scales: &Tensor<f32>, mins: &Tensor<f32>, i: usiz
         f32::reinterpret(words[i])
     } else if comptime!(form.bits == 16) {
         let word = u32::reinterpret(words[i / 2]);
-        let low = (i % 2) == 0;
-        f32::reinterpret(select(low, word << 16u32, word & 0xffff_0000u32))
+        let high = (i % 2) == 1;
+        f32::reinterpret(select(high, word & 0xffff_0000u32, word << 16u32))
     } else {
         let quant = if comptime!(form.bits == 8) {
             let byte = u32::reinterpret(words[i / 4]) >> (8u32 * (i % 4) as u32) & 255u32;
