@@ -16,7 +16,10 @@ use crate::{Packed, TensorOps, product, transposed};
 pub struct Frozen(Kind);
 
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant, reason = "a model has some hundreds, and with wgpu alone is a tensor's handle large")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "some hundreds a model; a tensor's handle is large on wgpu alone"
+)]
 enum Kind {
     Dense(Tensor<2>),
     Packed(Arc<Packed>, Device),
