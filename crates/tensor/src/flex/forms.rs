@@ -6,8 +6,8 @@ use crate::packed::{Blocks, Numbers, Packed};
 /// Weights that are unpacked at a time.
 pub(super) const PAIR: usize = 2 * LANES;
 
-/// How many of those ahead memory is asked for them: further than the processor itself looks.
-const AHEAD: usize = 128;
+/// How many of those ahead memory is asked for them. Where rows lie side by side, those that come next are that far away.
+const AHEAD: usize = 512;
 
 /// A row of a weight, in pairs of sixteen.
 pub(super) trait Row: Copy {
@@ -113,7 +113,7 @@ struct NibbleRow<'a, const MINS: bool> {
 impl<const MINS: bool> Row for ByteRow<'_, MINS> {
     #[inline(always)]
     fn pair<W: Wide>(self, wide: W, p: usize) -> [W::F; 2] {
-        wide.prefetch(self.pairs, p + AHEAD);
+        wide.prefetch_later(self.pairs, p + AHEAD);
         let halves = self.pairs[p].as_chunks::<LANES>().0;
         let (low, high) = (p * self.each, p * self.each + self.each - 1);
         let min = |block: usize| if MINS { self.mins[block] } else { 0.0 };
@@ -127,7 +127,7 @@ impl<const MINS: bool> Row for ByteRow<'_, MINS> {
 impl<const MINS: bool> Row for NibbleRow<'_, MINS> {
     #[inline(always)]
     fn pair<W: Wide>(self, wide: W, p: usize) -> [W::F; 2] {
-        wide.prefetch(self.pairs, p + AHEAD);
+        wide.prefetch_later(self.pairs, p + AHEAD);
         let min = if MINS { self.mins[p] } else { 0.0 };
         wide.nibbles(&self.pairs[p], self.scales[p], min)
     }

@@ -29,8 +29,8 @@ const ROWS: usize = 8;
 /// Rows of the weight that one row of `x` meets side by side.
 const TOGETHER: usize = 4;
 
-/// Output columns of a task.
-const COLUMNS: usize = 64;
+/// Most output columns of a task.
+const COLUMNS: usize = 96;
 
 /// `x · wᵀ`, or `x · w` where `transposed`: `w [d_out, d_in]`.
 pub(super) fn product(x: &FlexTensor, w: &Packed, transposed: bool) -> FlexTensor {
@@ -62,15 +62,18 @@ pub(super) fn product(x: &FlexTensor, w: &Packed, transposed: bool) -> FlexTenso
 
 /// `x [m, d_in] · wᵀ`, the weight read in its own form.
 fn few_rows(x: &[f32], w: &Packed, m: usize) -> Vec<f32> {
+    // As many tasks for each thread, where there are few.
+    let columns = w.d_out.div_ceil(4 * rayon::current_num_threads());
+    let columns = columns.next_multiple_of(TOGETHER).min(COLUMNS);
     if m == 1 {
         let mut out = vec![0.0; w.d_out];
-        out.par_chunks_mut(COLUMNS).enumerate().for_each(|(i, out)| {
-            let first = i * COLUMNS;
+        out.par_chunks_mut(columns).enumerate().for_each(|(i, out)| {
+            let first = i * columns;
             with_wide(Dots { x, w, m, first, out });
         });
         return out;
     }
-    in_tiles([m, w.d_out], [m, COLUMNS], |[_, columns]| {
+    in_tiles([m, w.d_out], [m, columns], |[_, columns]| {
         let mut out = vec![0.0; m * columns.len()];
         with_wide(Dots {
             x,

@@ -333,7 +333,12 @@ fn tile<W: Wide, L: Lane, const P: usize, const R: usize, const C: usize>(
     let (whole, left) = (k / L::INPUTS, k % L::INPUTS);
     for (at, line) in panel[..whole].iter().enumerate() {
         for c in 0..across {
-            wide.prefetch(soon, at * P + c * LANES);
+            // One row or two are at those lines soon.
+            if R <= 2 {
+                wide.prefetch(soon, at * P + c * LANES);
+            } else {
+                wide.prefetch_later(soon, at * P + c * LANES);
+            }
         }
         for i in 0..L::INPUTS {
             add::<W, L, P, R, C>(wide, rows, at * L::INPUTS + i, line, i, &mut sums);

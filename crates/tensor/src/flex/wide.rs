@@ -19,9 +19,12 @@ pub(super) trait Wide: Copy {
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; LANES]) -> Self::F;
     fn store(self, x: Self::F) -> [f32; LANES];
-    /// Asks memory for the line of a number that will be read soon, if it exists.
+    /// Asks memory for the line of a number that will be read next, if it exists: into the nearest cache.
     #[inline(always)]
     fn prefetch<T>(self, _: &[T], _: usize) {}
+    /// The same for what will be read later, into the cache behind it: the nearest one is small, and waits for few lines at a time.
+    #[inline(always)]
+    fn prefetch_later<T>(self, _: &[T], _: usize) {}
     /// `a · b + c`.
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// The bf16 numbers in the low halves of words, and those in their high halves.
@@ -88,6 +91,16 @@ impl<W: Wide, R: Work> WithSimd for With<W, R> {
     }
 }
 
+/// Asks memory for a number's line, into the cache that `HINT` says.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[allow(unsafe_code)]
+fn ask<const HINT: i32, T>(from: &[T], at: usize) {
+    let place = from.as_ptr().wrapping_add(at).cast();
+    // SAFETY: it reads nothing that the program sees, and an address that is none is ignored.
+    unsafe { std::arch::x86_64::_mm_prefetch::<HINT>(place) };
+}
+
 #[derive(Clone, Copy)]
 struct Plain;
 
@@ -146,11 +159,12 @@ impl Wide for pulp::x86::V4 {
         bytemuck::cast(x)
     }
     #[inline(always)]
-    #[allow(unsafe_code)]
     fn prefetch<T>(self, from: &[T], at: usize) {
-        let place = from.as_ptr().wrapping_add(at).cast();
-        // SAFETY: it reads nothing that the program sees, and an address that is none is ignored.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place) };
+        ask::<{ std::arch::x86_64::_MM_HINT_T0 }, T>(from, at);
+    }
+    #[inline(always)]
+    fn prefetch_later<T>(self, from: &[T], at: usize) {
+        ask::<{ std::arch::x86_64::_MM_HINT_T1 }, T>(from, at);
     }
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
@@ -232,11 +246,12 @@ impl Wide for pulp::x86::V3 {
         bytemuck::cast(x)
     }
     #[inline(always)]
-    #[allow(unsafe_code)]
     fn prefetch<T>(self, from: &[T], at: usize) {
-        let place = from.as_ptr().wrapping_add(at).cast();
-        // SAFETY: it reads nothing that the program sees, and an address that is none is ignored.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place) };
+        ask::<{ std::arch::x86_64::_MM_HINT_T0 }, T>(from, at);
+    }
+    #[inline(always)]
+    fn prefetch_later<T>(self, from: &[T], at: usize) {
+        ask::<{ std::arch::x86_64::_MM_HINT_T1 }, T>(from, at);
     }
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
