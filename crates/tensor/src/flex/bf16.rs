@@ -153,30 +153,25 @@ fn panel_of(w: &[[u32; PANEL]], deep: usize, first: usize, to: &mut [[u32; PANEL
 /// Some rows of the output in the columns of one panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn stripe(x: &[u32], w: &[[u32; PANEL]], n: usize, first: usize, out: &mut [MaybeUninit<f32>]) {
-    let columns = PANEL.min(n - first);
     for (x, out) in x.chunks(ROWS * w.len()).zip(out.chunks_mut(ROWS * n)) {
         let rows = out.len() / n;
-        let mut sums = [[0.0; PANEL]; ROWS];
         if rows == ROWS {
-            tile::<ROWS>(x, w, &mut sums);
-        } else {
-            let fours = rows / 4 * 4;
-            for row in (0..fours).step_by(4) {
-                tile::<4>(&x[row * w.len()..], w, &mut sums[row..]);
-            }
-            for row in fours..rows {
-                tile::<1>(&x[row * w.len()..], w, &mut sums[row..]);
-            }
+            tile::<ROWS>(x, w, n, first, out);
+            continue;
         }
-        for row in 0..rows {
-            out[row * n + first..][..columns].write_copy_of_slice(&sums[row][..columns]);
+        let fours = rows / 4 * 4;
+        for row in (0..fours).step_by(4) {
+            tile::<4>(&x[row * w.len()..], w, n, first, &mut out[row * n..]);
+        }
+        for row in fours..rows {
+            tile::<1>(&x[row * w.len()..], w, n, first, &mut out[row * n..]);
         }
     }
 }
 
 /// `R` rows of `x` times a panel, summed in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn tile<const R: usize>(x: &[u32], w: &[[u32; PANEL]], out: &mut [[f32; PANEL]]) {
+fn tile<const R: usize>(x: &[u32], w: &[[u32; PANEL]], n: usize, first: usize, out: &mut [MaybeUninit<f32>]) {
     let pairs = w.len();
     let mut rows = [&x[..0]; R];
     for r in 0..R {
@@ -193,7 +188,13 @@ fn tile<const R: usize>(x: &[u32], w: &[[u32; PANEL]], out: &mut [[f32; PANEL]])
         }
     }
     for r in 0..R {
-        out[r] = bytemuck::cast(sums[r]);
+        let sums: [f32; PANEL] = bytemuck::cast(sums[r]);
+        let to = &mut out[r * n + first..(r + 1) * n];
+        match to.first_chunk_mut::<PANEL>() {
+            // Of a length that the compiler knows: whole registers.
+            Some(to) => to.write_copy_of_slice(&sums),
+            None => to.write_copy_of_slice(&sums[..to.len()]),
+        };
     }
 }
 

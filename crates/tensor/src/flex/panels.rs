@@ -348,12 +348,15 @@ fn tile<W: Wide, L: Lane, const P: usize, const R: usize, const C: usize>(
         add::<W, L, P, R, C>(wide, rows, whole * L::INPUTS + i, &panel[whole], i, &mut sums);
     }
     for r in 0..R {
-        let mut row = [[0.0; LANES]; C];
-        for c in 0..across {
-            row[c] = wide.store(sums[r][c]);
+        let to = &mut to.out[r * to.n..][to.range.clone()];
+        for (to, sums) in to.chunks_mut(LANES).zip(sums[r]) {
+            let sums = wide.store(sums);
+            match to.first_chunk_mut::<LANES>() {
+                // Of a length that the compiler knows: a whole register.
+                Some(to) => to.write_copy_of_slice(&sums),
+                None => to.write_copy_of_slice(&sums[..to.len()]),
+            };
         }
-        let columns = to.range.len();
-        to.out[r * to.n + to.range.start..][..columns].write_copy_of_slice(&row.as_flattened()[..columns]);
     }
 }
 
