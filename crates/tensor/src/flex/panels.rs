@@ -3,11 +3,6 @@
 //!
 //! A number of the output is a sum over inputs in their order, whatever other rows there are.
 
-#![expect(
-    clippy::needless_range_loop,
-    reason = "row r and register c index several arrays at once, which the compiler keeps in registers"
-)]
-
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
