@@ -6,7 +6,7 @@ use crate::packed::{Blocks, Numbers, Packed};
 /// Weights that are unpacked at a time.
 pub(super) const PAIR: usize = 2 * LANES;
 
-/// How many of those ahead memory is asked for them. Where rows lie side by side, those that come next are that far away.
+/// How many of those ahead memory is asked for them: behind the few rows that are read side by side.
 const AHEAD: usize = 512;
 
 /// A row of a weight, in pairs of sixteen.
